@@ -1,0 +1,1 @@
+"""Youtu: a language-model appliance for small machines."""

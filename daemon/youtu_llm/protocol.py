@@ -1,0 +1,202 @@
+"""The messages between the service and the engine: the only thing the two processes share.
+
+A frame is a 4-byte little-endian length and one MessagePack-encoded struct, tagged by its
+type. Every `Add` is answered by exactly one `Output` with a `finish_reason`; `Abort` is
+idempotent and unknown ids are ignored. Text never crosses: only token ids do.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 16 << 20  # the longest prompt is 131072 ids of at most 5 bytes
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+Phase = Literal["starting", "loading", "idle", "step"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True):
+    """How tokens are chosen. `temperature` 0 is greedy, exact and reproducible."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None  # None: the engine draws one
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False  # for benchmarks: run to max_new_tokens
+
+
+class EngineConfig(msgspec.Struct, frozen=True):
+    """What the engine needs to know to load: the service's config boiled down.
+
+    Zero or None means «let the engine decide from the model and the hardware».
+    """
+
+    model_dir: str
+    device: str = "auto"  # auto, cpu, cuda
+    dtype: str = "auto"  # auto, float32, float16, bfloat16: activations and cache
+    kernels: str = "auto"  # auto, native, reference
+    threads: int = 0
+    memory_fraction: float = 0.7
+    memory_limit_bytes: int = 0
+    kv_cache_max_page: int = 0
+    max_num_seqs: int = 8
+    max_step_tokens: int = 512
+    max_context_tokens: int = 0
+    long_context: bool = False
+    window_tokens: int = 0  # rolling window of a sequence; 0: none
+    prefix_cache: bool = True
+    pinned_prefix_ids: tuple[int, ...] = ()  # a profile's system prompt, prefilled at start
+
+
+# service -> engine
+
+
+class Configure(msgspec.Struct, tag=True, frozen=True):
+    """First message: the engine loads and answers `Hello`, or `Fatal` and exits."""
+
+    config: EngineConfig
+    protocol_version: int = PROTOCOL_VERSION
+
+
+class Add(msgspec.Struct, tag=True, frozen=True):
+    id: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+
+
+class Abort(msgspec.Struct, tag=True, frozen=True):
+    id: str
+
+
+class Shutdown(msgspec.Struct, tag=True, frozen=True):
+    """Finish nothing, free everything, exit 0."""
+
+
+# engine -> service
+
+
+class PageStats(msgspec.Struct, frozen=True):
+    used: int = 0
+    free: int = 0
+    limit: int = 0
+    limit_by: str = ""  # kv_cache_max_page, memory or context: which bound was the least
+    cached: int = 0  # of the free ones, how many still hold a reusable prefix
+
+
+class MemoryStats(msgspec.Struct, frozen=True):
+    """Bytes. `total` is what the plan may use of `device`'s memory."""
+
+    weights: int = 0
+    cache: int = 0
+    workspace: int = 0
+    used: int = 0
+    total: int = 0
+
+
+class Hello(msgspec.Struct, tag=True, frozen=True):
+    """Loaded and able to answer. The service refuses what exceeds these limits itself."""
+
+    architecture: str
+    backend: str
+    device: str
+    max_model_len: int  # prompt and answer together, in tokens
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    load_s: float
+    pages: PageStats
+    memory: MemoryStats
+    degraded: tuple[str, ...] = ()  # what is not as it should be, for /health
+    plan: str = ""  # the printed memory plan
+    protocol_version: int = PROTOCOL_VERSION
+
+
+class Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, taken from shared pages
+    completion_tokens: int = 0
+    dropped_tokens: int = 0  # fell out of the rolling window
+    queue_s: float = 0.0  # from Add to the first step that computed it
+
+
+class Output(msgspec.Struct, frozen=True):
+    """What one step did for one request. The last one has a finish_reason and the usage."""
+
+    id: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    error_code: str = ""  # with finish_reason "error": out_of_memory, context_length_exceeded ...
+    error_message: str = ""
+    usage: Usage | None = None
+
+
+class Step(msgspec.Struct, tag=True, frozen=True):
+    """The outputs of one step, in one message."""
+
+    outputs: tuple[Output, ...]
+
+
+class Heartbeat(msgspec.Struct, tag=True, frozen=True):
+    """Sent by the step loop itself: before each step, when idle each second, while loading."""
+
+    phase: Phase
+    running: int = 0
+    waiting: int = 0
+    step_tokens: int = 0  # tokens of the step about to run
+    pages: PageStats = PageStats()
+    memory: MemoryStats = MemoryStats()
+    progress: float = 0.0  # of loading, 0..1
+
+
+class Fatal(msgspec.Struct, tag=True, frozen=True):
+    """The engine cannot go on and exits. `heals` false: another start would fail the same way."""
+
+    code: str
+    message: str
+    heals: bool = False
+
+
+ToEngine = Configure | Add | Abort | Shutdown
+FromEngine = Hello | Step | Heartbeat | Fatal
+
+_encoder = msgspec.msgpack.Encoder()
+to_engine_decoder = msgspec.msgpack.Decoder(Configure | Add | Abort | Shutdown)
+from_engine_decoder = msgspec.msgpack.Decoder(Hello | Step | Heartbeat | Fatal)
+
+HEADER = struct.Struct("<I")
+
+
+def encode(message: ToEngine | FromEngine) -> bytes:
+    """One frame, header included."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ValueError(f"a {type(message).__name__} of {len(body)} bytes exceeds the frame limit")
+    return HEADER.pack(len(body)) + body
+
+
+class FrameReader:
+    """Cuts a byte stream into frame bodies. Raises ValueError on an impossible length."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        self._buffer += data
+        frames = []
+        while len(self._buffer) >= HEADER.size:
+            (length,) = HEADER.unpack_from(self._buffer)
+            if length > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {length} bytes exceeds {MAX_FRAME_BYTES}")
+            end = HEADER.size + length
+            if len(self._buffer) < end:
+                break
+            frames.append(bytes(self._buffer[HEADER.size : end]))
+            del self._buffer[:end]
+        return frames
