@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 PROTOCOL_VERSION = 1
+PAGE_SIZE = 256  # tokens of one cache page
 MAX_FRAME_BYTES = 16 << 20  # the longest prompt is 131072 ids of at most 5 bytes
 
 FinishReason = Literal["stop", "length", "abort", "error"]

@@ -1,0 +1,239 @@
+"""The list of operations. A backend implements `Ops`; adding one is implementing this list.
+
+Shapes: T tokens of a step over all its sequences, S sequences, H query heads, G key/value
+heads, D values a head. Activations have the backend's `dtype`; norms, softmax and logits are
+computed in float32 by every backend.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from youtu_llm.protocol import PAGE_SIZE as PAGE_SIZE
+
+# --- weights, as a checkpoint holds them -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DenseWeight:
+    """y = x W^T + b."""
+
+    weight: Tensor  # [out, in] floating point
+    bias: Tensor | None = None  # [out]
+
+
+@dataclass(frozen=True, slots=True)
+class Int4Weight:
+    """AutoAWQ GEMM layout: W = (q - z) * s by groups along `in`; see ops/awq.py."""
+
+    qweight: Tensor  # [in, out / 8] int32
+    qzeros: Tensor  # [in / group, out / 8] int32
+    scales: Tensor  # [in / group, out] float16
+    bias: Tensor | None = None  # [out]
+
+    @property
+    def group_size(self) -> int:
+        return self.qweight.shape[0] // self.scales.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Weight:
+    """W = q * s, one scale a row."""
+
+    weight: Tensor  # [out, in] int8
+    scales: Tensor  # [out] float16
+    bias: Tensor | None = None  # [out]
+
+
+Weight = DenseWeight | Int4Weight | Int8Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A weight in the form its backend computes with. `data` is that backend's own."""
+
+    out_features: int
+    in_features: int
+    data: object
+    bias: Tensor | None = None  # [out]
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary tables, scaling included. The first `dim` values of a head are rotated."""
+
+    cos: Tensor  # [positions, dim / 2] float32
+    sin: Tensor  # [positions, dim / 2] float32
+    interleaved: bool  # pairs are (0, 1), (2, 3) ...; else (0, dim/2), (1, dim/2 + 1) ...
+
+    @property
+    def dim(self) -> int:
+        return 2 * self.cos.shape[1]
+
+
+# --- one step's data ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The tokens of one step. Rows of a sequence are consecutive and in order.
+
+    The tokens a row may see are the first `context_len - (rows after it)` of its sequence's
+    visible tokens, which are what the page table lists: pages dropped by the rolling window
+    are not in it. `positions` are absolute: they count dropped tokens too.
+    """
+
+    token_ids: Tensor  # [T] int64
+    positions: Tensor  # [T] int64
+    slots: Tensor  # [T] int64: page * PAGE_SIZE + offset, where the row's cache entry goes
+    query_start: Tensor  # [S + 1] int32: rows of sequence s are query_start[s] .. [s + 1]
+    context_len: Tensor  # [S] int32: visible tokens of the sequence after this step
+    page_table: Tensor  # [S, P] int32 page ids, P >= pages of the longest sequence
+    query_lens: tuple[int, ...]  # the same lengths for Python: no device reads
+    context_lens: tuple[int, ...]
+    logit_rows: Tensor | None = None  # [R] int64 rows that need logits; None: all
+
+    @property
+    def num_tokens(self) -> int:
+        return self.token_ids.shape[0]
+
+    @property
+    def num_seqs(self) -> int:
+        return len(self.query_lens)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """What a model keeps: one vector per token per layer.
+
+    GQA keeps keys then values, [2 * G * D]; MLA keeps the latent then the rotated key part.
+    """
+
+    num_layers: int
+    width: int
+
+    def token_bytes(self, dtype: torch.dtype) -> int:
+        return self.num_layers * self.width * dtype.itemsize
+
+
+@dataclass(slots=True)
+class CacheStorage:
+    """Where pages live. A page holds all layers of its tokens: [layers, PAGE_SIZE, width].
+
+    `addresses[page]` is the page's base address, for kernels; `pages[page]` the same memory
+    as a tensor. Both have an entry for every page up to the limit; unallocated ones are 0 and
+    None.
+    """
+
+    spec: CacheSpec
+    dtype: torch.dtype
+    addresses: Tensor  # [limit] int64, on the device
+    pages: list[Tensor | None] = field(default_factory=list)
+
+
+# --- the operations ----------------------------------------------------------------------
+
+
+class Ops(abc.ABC):
+    """A backend. Every method returns a new tensor unless it says otherwise."""
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype  # of activations
+
+    @abc.abstractmethod
+    def prepare_linear(self, weight: Weight) -> Linear:
+        """Repack a checkpoint's weight once, at load; the original may be freed after."""
+
+    @abc.abstractmethod
+    def prepare_embedding(self, weight: DenseWeight | Int8Weight) -> Linear:
+        """A [vocab, hidden] table that serves `embed` and, when tied, `logits`."""
+
+    @abc.abstractmethod
+    def embed(self, token_ids: Tensor, table: Linear) -> Tensor:
+        """[T] ids -> [T, hidden]."""
+
+    @abc.abstractmethod
+    def linear(self, x: Tensor, w: Linear) -> Tensor:
+        """[T, in] -> [T, out], bias included."""
+
+    @abc.abstractmethod
+    def logits(self, x: Tensor, head: Linear) -> Tensor:
+        """[R, hidden] -> [R, vocab] float32."""
+
+    @abc.abstractmethod
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """[T, n] -> [T, n]; rows of `x` may be strided (a slice of a wider tensor)."""
+
+    @abc.abstractmethod
+    def add_rms_norm(self, residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """residual += x in place; returns rms_norm(residual)."""
+
+    @abc.abstractmethod
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """[T, n] -> [T, n]."""
+
+    @abc.abstractmethod
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """[T, 2 * n] (gate | up) -> silu(gate) * up, [T, n]."""
+
+    @abc.abstractmethod
+    def gelu_tanh(self, x: Tensor) -> Tensor:
+        """GELU by its tanh approximation, [T, n] -> [T, n]."""
+
+    @abc.abstractmethod
+    def rope_cache(
+        self,
+        qkv: Tensor,
+        head_dim: int,
+        rope: Rope,
+        batch: Batch,
+        cache: CacheStorage,
+        layer: int,
+    ) -> Tensor:
+        """Rotate queries and keys, write keys and values to the cache.
+
+        qkv [T, (H + 2 G) * D], heads in the order q | k | v; the cache's width is 2 * G * D.
+        Returns the rotated queries [T, H, D], which may be a view of `qkv` rotated in place.
+        """
+
+    @abc.abstractmethod
+    def gqa_attention(
+        self, q: Tensor, batch: Batch, cache: CacheStorage, layer: int, scale: float
+    ) -> Tensor:
+        """Causal attention of q [T, H, D] over the cache, this step's tokens included.
+
+        -> [T, H * D]. Query head h reads key/value head h * G // H.
+        """
+
+    @abc.abstractmethod
+    def mla_rope_cache(
+        self, q: Tensor, latent: Tensor, rope: Rope, batch: Batch, cache: CacheStorage, layer: int
+    ) -> Tensor:
+        """MLA's rotary part and cache write.
+
+        q [T, H, nope + rope.dim]: its last `rope.dim` values are rotated. latent
+        [T, rank + rope.dim]: normalised latent | key part, of which the key part is rotated and
+        both are written to the cache. Returns the queries, which may be `q` rotated in place.
+        """
+
+    @abc.abstractmethod
+    def mla_attention(
+        self,
+        q: Tensor,
+        kv_b: Linear,
+        batch: Batch,
+        cache: CacheStorage,
+        layer: int,
+        v_dim: int,
+        scale: float,
+    ) -> Tensor:
+        """Multi-head latent attention (DeepSeek-V2, Liu et al. 2024) over the latent cache.
+
+        q [T, H, nope + rope]; kv_b maps the latent to [H, nope + v_dim] -> [T, H * v_dim].
+        A backend may use the absorbed or the expanded form, sequence by sequence.
+        """
