@@ -73,7 +73,7 @@ class Tokenizer:
         """Ids of a plain text: nothing is added, and control tokens in it are only characters."""
         try:
             return self._backend.encode(text, add_special_tokens=False).ids
-        except UnicodeEncodeError as error:
+        except TypeError as error:  # what tokenizers says to a lone surrogate
             raise InvalidRequest("the text holds half of a surrogate pair: not Unicode") from error
 
     def encode_chat(
