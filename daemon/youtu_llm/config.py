@@ -1,178 +1,318 @@
-"""config.yaml and profiles as frozen models.
+"""The effective configuration, put together from its layers, with the origin of each value.
 
-A profile is the same tree with only what differs from the defaults. The order is
-defaults < profile < config.yaml < environment < flags. What is derived from config and
-hardware does not live here but in the engine's plan.
+The order is defaults < profile < config.yaml < environment < flags. A variable names a
+setting as YOUTU_SECTION__KEY (YOUTU_SERVICE__PORT=9000) or, for the few outside a section,
+YOUTU_KEY (YOUTU_PROFILE=car); text is taken as it is, other values are YAML
+(YOUTU_SAMPLING__STOP='["。", "!"]'), an empty variable counts as unset. A variable with two
+underscores in a row that names no setting is an error. Others are not settings and are left
+alone: YOUTU_CONFIG and YOUTU_MODELS (see paths), YOUTU_HOST (the daemon a client talks to).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ValidationError
 
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+from . import explain, paths, yamlsource
+from .errors import ConfigError
+from .settings import (
+    SECRETS,
+    BoundsSection,
+    BudgetSection,
+    ContextSection,
+    EngineSection,
+    ModelSection,
+    SamplingSection,
+    ServiceSection,
+    Settings,
+    TextSection,
+    conflicts,
+    fields,
+)
+from .yamlsource import KeyPath, Place, Problem, dotted
 
+__all__ = [
+    "BoundsSection",
+    "BudgetSection",
+    "ContextSection",
+    "EngineSection",
+    "Loaded",
+    "ModelSection",
+    "SamplingSection",
+    "ServiceSection",
+    "Settings",
+    "TextSection",
+    "load",
+    "profiles",
+]
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+NO_PROFILE = "default"  # the name of having no profile file
 
+# Facts of a machine: switching the scenario must not move its doors or open them.
+NOT_IN_PROFILES = frozenset(
+    {
+        "profile",
+        "engine.python",
+        "service.socket",
+        "service.host",
+        "service.port",
+        "service.api_key",
+        "service.allowed_hosts",
+        "service.allowed_origins",
+    }
+)
 
-class ModelSection(Section):
-    name: str = Field(
-        "qwen2.5-coder-0.5b",
-        min_length=1,
-        max_length=200,
-        description="A model's name in the model folder, or the path of a model directory.",
-    )
-    kv_cache_max_page: int = Field(
-        2048,
-        ge=1,
-        le=1_000_000,
-        description="Most pages (256 tokens each) the cache may take. Memory or context may allow less;"
-        " /health says which bound holds.",
-    )
-
-
-class EngineSection(Section):
-    python: str = Field(
-        "",
-        max_length=400,
-        description="The Python that runs the engine and sees torch. Empty: the daemon's own.",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="Type of activations and cache."
-    )
-    kernels: Literal["auto", "native", "reference"] = Field(
-        "auto", description="Native kernels, or the plain torch operations they are checked against."
-    )
-    threads: int = Field(0, ge=0, le=256, description="CPU threads of the engine. 0: all cores.")
-    memory_fraction: float = Field(
-        0.7, gt=0.0, le=1.0, description="Share of the device's memory the engine may take."
-    )
-    memory_limit_bytes: int = Field(
-        0, ge=0, le=1 << 44, description="A fixed cap instead of the fraction. 0: none."
-    )
-    max_num_seqs: int = Field(8, ge=1, le=256, description="Answers computed at the same time.")
-    max_step_tokens: int = Field(
-        512, ge=16, le=8192, description="Token budget of one step; longer prompts go in chunks."
-    )
-    prefix_cache: bool = Field(True, description="Compute requests with the same prefix once.")
-
-
-class ServiceSection(Section):
-    socket: str = Field(
-        "/run/youtu/youtu.sock", max_length=100, description="Path of the Unix socket."
-    )
-    host: str = Field("127.0.0.1", max_length=255, description="TCP address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="TCP port. 0: no TCP listener.")
-    api_key: str = Field(
-        "", max_length=256, description="Bearer key for TCP. Needed to listen beyond loopback."
-    )
-    allowed_hosts: tuple[str, ...] = Field(
-        ("localhost", "127.0.0.1", "[::1]"),
-        max_length=32,
-        description="Host headers accepted over TCP.",
-    )
-    allowed_origins: tuple[str, ...] = Field(
-        (), max_length=32, description="Origins a browser page may call from (CORS)."
-    )
-    queue_size: int = Field(
-        32, ge=0, le=10_000, description="Requests that may wait; beyond that 429 with Retry-After."
-    )
-    restart_on_failure: bool = Field(True, description="Restart a crashed engine.")
-    max_restart_rate: str = Field(
-        "3/300",
-        pattern=r"^\d{1,3}/\d{1,6}$",
-        description="Most engine restarts in how many seconds; beyond that the state is «failed».",
-    )
-    engine_silence_s: float = Field(
-        20.0, ge=1.0, le=600.0, description="An engine silent for so long is killed and restarted."
-    )
-    load_timeout_s: float = Field(
-        300.0, ge=5.0, le=3600.0, description="Longest time an engine may take to load."
-    )
-    drain_timeout_s: float = Field(
-        25.0, ge=0.0, le=600.0, description="How long answers may finish after SIGTERM."
-    )
+FLAGS = {  # of `youtu serve`, by the setting they set
+    "profile": "--profile",
+    "model.name": "--model",
+    "model.kv_cache_max_page": "--kv-cache-max-page",
+    "engine.device": "--device",
+    "engine.threads": "--threads",
+    "service.socket": "--socket",
+    "service.host": "--host",
+    "service.port": "--port",
+    "text.streaming": "--streaming",
+    "context.long_context": "--enable-long-context",
+    "cache": "--no-cache",
+}
 
 
-class SamplingSection(Section):
-    """Defaults of a request; `bounds` limits what a request may ask for."""
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where `load` looks; kept so that a reload looks in the same places."""
 
-    max_new_tokens: int = Field(256, ge=1, le=131_072, description="Longest answer, in tokens.")
-    temperature: float = Field(0.4, ge=0.0, le=2.0, description="0: greedy.")
-    top_k: int = Field(20, ge=0, le=1000, description="Keep the k likeliest tokens. 0: off.")
-    top_p: float = Field(0.8, gt=0.0, le=1.0, description="Keep the likeliest tokens up to this sum.")
-    min_p: float = Field(
-        0.0, ge=0.0, le=1.0, description="Drop tokens under this share of the likeliest one's odds."
-    )
-    repetition_penalty: float = Field(
-        1.05, ge=0.5, le=2.0, description="Above 1: less likely to say a token again."
-    )
-    seed: int | None = Field(
-        None, ge=0, le=(1 << 63) - 1, description="The same seed and prompt give the same answer."
-    )
-    stop: tuple[StopString, ...] = Field(
-        (), max_length=8, description="Strings that end an answer; they are not part of it."
-    )
+    config_file: Path | None
+    profile_dirs: tuple[Path, ...]
+    environ: Mapping[str, str]
+    flags: Mapping[str, Any]
+    config_optional: bool
+    profile: str | None
 
 
-class BoundsSection(Section):
-    max_new_tokens: int = Field(
-        4096, ge=1, le=131_072, description="Most a request may ask for; more is refused."
-    )
-    max_prompt_tokens: int = Field(
-        131_072, ge=1, le=131_072, description="Longest prompt taken, in tokens."
-    )
-    request_time_s: float = Field(
-        600.0, gt=0, le=86_400, description="A request that takes longer ends with what it has."
-    )
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """`origins` says of each dotted key where its value came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    sources: Sources
+
+    def again(self, *, profile: str | None = None) -> Loaded:
+        """Read the files anew. `profile` is a choice made while the daemon runs: it wins over
+        every layer and is kept by later calls. Raises ConfigError and changes nothing."""
+        return _load(replace(self.sources, profile=profile or self.sources.profile))
 
 
-class TextSection(Section):
-    system_prompt: str = Field(
-        "", max_length=16_384, description="Put before a conversation that brings none of its own."
+def load(
+    config_file: Path | None,
+    *,
+    profile_dirs: Sequence[Path],
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+    config_optional: bool = False,
+) -> Loaded:
+    """Read the layers and check them. `flags` has dotted keys.
+
+    `config_optional`: a missing config file is an empty one (the default location). Raises
+    ConfigError with every problem of every layer, one a line, as
+    `file:line:column: key: what is wrong (got X), did you mean Y`.
+    """
+    sources = Sources(
+        config_file,
+        tuple(profile_dirs),
+        MappingProxyType(dict(environ)),
+        MappingProxyType(dict(flags)),
+        config_optional,
+        None,
     )
-    enable_thinking: bool = Field(
-        False, description="For models with a thinking mode: let them think first."
-    )
-    postprocess: bool = Field(False, description="Repair Chinese punctuation in the answer.")
-    streaming: bool = Field(True, description="Stream /chat answers unless a request says otherwise.")
+    return _load(sources)
 
 
-class ContextSection(Section):
-    max_tokens: int = Field(
-        0, ge=0, le=131_072, description="Prompt and answer together. 0: what the model was made for."
-    )
-    long_context: bool = Field(
-        False, description="Extend the model's context by RoPE scaling as the model allows."
-    )
-    window_tokens: int = Field(
-        0, ge=0, le=131_072, description="Beyond this the oldest text is forgotten. 0: never."
-    )
+def profiles(profile_dirs: Iterable[Path]) -> dict[str, Path]:
+    """Name -> file of every profile; of two of one name the earlier folder's."""
+    files = [path for folder in profile_dirs for path in sorted(folder.glob("*.yaml"))]
+    found = {path.stem: path for path in reversed(files) if path.stem != NO_PROFILE}
+    return dict(sorted(found.items()))
 
 
-class BudgetSection(Section):
-    first_word_ms: int = Field(
-        0, ge=0, le=600_000, description="Promised time to the first word; misses are counted. 0: none."
-    )
+@dataclass(slots=True)
+class _Layer:
+    """What one source sets. `keys` and `places` say where each key and its value stand."""
+
+    label: str = ""  # said before the place: "profile car"
+    values: dict[str, Any] = field(default_factory=dict)
+    keys: Mapping[KeyPath, Place | str] = field(default_factory=dict)
+    places: Mapping[KeyPath, Place | str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def origin(self, path: KeyPath) -> str:
+        place = str(self.keys.get(path, ""))
+        return f"{self.label} ({place})" if self.label else place
 
 
-class Settings(Section):
-    """The effective configuration: what `youtu config show` prints."""
+def _load(sources: Sources) -> Loaded:
+    upper = [_config_layer(sources), _environment_layer(sources.environ), _flag_layer(sources)]
+    layers = [_profile_layer(upper, sources.profile_dirs), *upper]
+    problems = [problem for layer in layers for problem in _problems(layer)]
+    if problems:
+        raise _error(problems)
 
-    profile: str = Field(
-        "default", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="The live scenario profile."
-    )
-    description: str = Field("", max_length=400, description="What a profile is for.")
-    model: ModelSection = ModelSection()
-    engine: EngineSection = EngineSection()
-    service: ServiceSection = ServiceSection()
-    sampling: SamplingSection = SamplingSection()
-    bounds: BoundsSection = BoundsSection()
-    text: TextSection = TextSection()
-    context: ContextSection = ContextSection()
-    budget: BudgetSection = BudgetSection()
-    cache: bool = Field(True, description="Write caches to disk. --no-cache turns it off.")
+    merged: dict[str, Any] = {}
+    _put(merged, ("service", "socket"), str(paths.socket_path(sources.environ)))
+    origins = dict.fromkeys(fields(), "default")
+    for layer in layers:
+        for path in map(_path, fields()):
+            if (value := _get(layer.values, path)) is not _ABSENT:
+                _put(merged, path, value)
+                origins[dotted(path)] = layer.origin(path)
+    settings = Settings.model_validate(merged)
+    problems = []
+    for keys, message in conflicts(settings):
+        key = next((key for key in keys if origins[key] != "default"), keys[0])
+        problems.append(Problem(origins[key], key, message))
+    if problems:
+        raise _error(problems)
+    return Loaded(settings, MappingProxyType(origins), sources)
+
+
+def _error(problems: Iterable[Problem]) -> ConfigError:
+    return ConfigError("\n".join(dict.fromkeys(map(str, problems))))
+
+
+# the layers
+
+
+def _config_layer(sources: Sources) -> _Layer:
+    file = sources.config_file
+    if file is None or (sources.config_optional and not file.exists()):
+        return _Layer()
+    return _file_layer(file)
+
+
+def _file_layer(file: Path, label: str = "") -> _Layer:
+    document = yamlsource.read(file)
+    sections = {key.partition(".")[0] for key in fields() if "." in key}
+    values = {  # a section whose keys are all commented out says nothing
+        key: value
+        for key, value in document.values.items()
+        if not (value is None and key in sections)
+    }
+    return _Layer(label, values, document.keys, document.places, document.problems)
+
+
+def _profile_layer(upper: Sequence[_Layer], profile_dirs: Sequence[Path]) -> _Layer:
+    """The file of the profile that the upper layers choose."""
+    name, chooser = NO_PROFILE, _Layer()
+    for layer in upper:
+        if "profile" in layer.values:
+            name, chooser = layer.values["profile"], layer
+    if name == NO_PROFILE or not isinstance(name, str):
+        return _Layer()  # a name of a wrong type is the choosing layer's problem
+    available = profiles(profile_dirs)
+    if name not in available:
+        there = (NO_PROFILE, *available)
+        near = explain.nearest(name, there)
+        message = f"no such profile (got {explain.show(name)})" + _did_you_mean(near)
+        message += f"; there are {', '.join(there)}"
+        where = chooser.places["profile",]
+        return _Layer(problems=[Problem(where, "profile", message)])
+    layer = _file_layer(available[name], f"profile {name}")
+    for path, place in layer.keys.items():
+        if (key := dotted(path)) in NOT_IN_PROFILES:
+            message = "belongs in config.yaml: a profile may not set facts of the machine"
+            layer.problems.append(Problem(place, key, message))
+    return layer
+
+
+def _environment_layer(environ: Mapping[str, str]) -> _Layer:
+    variables = {f"YOUTU_{key.upper().replace('.', '__')}": key for key in fields()}
+    layer = _Layer()
+    places: dict[KeyPath, str] = {}
+    for name, text in sorted(environ.items()):
+        if not name.startswith("YOUTU_") or not text:
+            continue
+        where = f"environment {name}"
+        if name not in variables:
+            if "__" in name:
+                near = explain.nearest(name.upper(), variables)
+                message = "no such setting" + _did_you_mean(near)
+                layer.problems.append(Problem(where, "", message))
+            continue
+        path = _path(variables[name])
+        places[path] = where
+        value: Any = text
+        if fields()[variables[name]].annotation is not str:
+            document = yamlsource.parse(f"value: {text}".encode(errors="replace"), where)
+            layer.problems += [Problem(where, dotted(path), p.message) for p in document.problems]
+            value = document.values.get("value")
+        _put(layer.values, path, value)
+    layer.keys = layer.places = places
+    return layer
+
+
+def _flag_layer(sources: Sources) -> _Layer:
+    layer = _Layer()
+    places: dict[KeyPath, str] = {
+        _path(key): f"flag {FLAGS.get(key, key)}" for key in sources.flags
+    }
+    for key, value in sources.flags.items():
+        _put(layer.values, _path(key), value)
+    if sources.profile is not None:
+        _put(layer.values, ("profile",), sources.profile)
+        places["profile",] = "chosen while running"
+    layer.keys = layer.places = places
+    return layer
+
+
+# the checks
+
+
+def _problems(layer: _Layer) -> list[Problem]:
+    """All that is wrong with one layer, taken by itself, from its top to its end."""
+    problems = list(layer.problems)
+    told = {str(problem.where) for problem in problems}
+    try:
+        Settings.model_validate(layer.values)
+    except ValidationError as invalid:
+        for error in invalid.errors(include_url=False):
+            path = error["loc"]
+            if error["type"] == "extra_forbidden":
+                where = layer.keys[path]
+                message = "unknown key" + _did_you_mean(explain.nearest_key(path, fields()))
+            else:
+                # A variable's or a flag's place is that of its whole value.
+                where = layer.places.get(path) or layer.places[path[:2]]
+                message = explain.value_error(error, secret=dotted(path) in SECRETS)
+            if str(where) not in told:
+                problems.append(Problem(where, dotted(path), message))
+    return sorted(problems, key=lambda problem: problem.order)
+
+
+def _did_you_mean(word: str | None) -> str:
+    return f", did you mean {word}" if word else ""
+
+
+# dotted keys
+
+_ABSENT = object()
+
+
+def _path(key: str) -> KeyPath:
+    return tuple(key.split("."))
+
+
+def _get(values: Mapping[Any, Any], path: KeyPath) -> Any:
+    for part in path[:-1]:
+        values = values.get(part, {})
+    return values.get(path[-1], _ABSENT)
+
+
+def _put(values: dict[Any, Any], path: KeyPath, value: Any) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+    values[path[-1]] = value

@@ -1,0 +1,84 @@
+"""Where things lie on this machine, in one place.
+
+The machine's own accounts (UID below 1000: root, and `youtu` under systemd) use the system's
+folders, a person uses folders of their own:
+
+              system                      person
+config        /etc/youtu/config.yaml      ~/.config/youtu/config.yaml
+profiles      /etc/youtu/profiles         ~/.config/youtu/profiles, then the system's
+socket        /run/youtu/youtu.sock       $XDG_RUNTIME_DIR/youtu/youtu.sock, or /tmp/youtu-UID/
+models        /var/lib/youtu/models       ~/.local/share/youtu/models
+state         /var/lib/youtu/state        ~/.local/state/youtu
+
+YOUTU_CONFIG and YOUTU_MODELS name another config file and model folder. Nothing here is
+created: whoever writes makes the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+FIRST_PERSON_UID = 1000  # below it are the machine's own accounts
+SYSTEM_CONFIG = Path("/etc/youtu")
+SYSTEM_PROFILES = Path("/usr/share/youtu/profiles")
+SYSTEM_SOCKET = Path("/run/youtu/youtu.sock")
+SYSTEM_DATA = Path("/var/lib/youtu")
+
+Environ = Mapping[str, str]
+
+
+def config_file(environ: Environ = os.environ) -> Path:
+    """The config file, which need not exist unless YOUTU_CONFIG names it."""
+    if environ.get("YOUTU_CONFIG"):
+        return Path(environ["YOUTU_CONFIG"])
+    return _config_dir(environ) / "config.yaml"
+
+
+def profile_dirs(environ: Environ = os.environ) -> tuple[Path, ...]:
+    """Folders of profiles; of two files of one name the earlier folder's counts."""
+    dirs = (_config_dir(environ), SYSTEM_CONFIG)
+    return (*(folder / "profiles" for folder in dict.fromkeys(dirs)), *_shipped_profiles())
+
+
+def socket_path(environ: Environ = os.environ) -> Path:
+    """The Unix socket the daemon of this account listens on when the config names none."""
+    if _is_system():
+        return SYSTEM_SOCKET
+    run = environ.get("XDG_RUNTIME_DIR")
+    return Path(run, "youtu/youtu.sock") if run else Path(f"/tmp/youtu-{os.geteuid()}/youtu.sock")
+
+
+def models_dir(environ: Environ = os.environ) -> Path:
+    if environ.get("YOUTU_MODELS"):
+        return Path(environ["YOUTU_MODELS"])
+    if _is_system():
+        return SYSTEM_DATA / "models"
+    return _home(environ, "XDG_DATA_HOME", ".local/share") / "models"
+
+
+def state_dir(environ: Environ = os.environ) -> Path:
+    """What the daemon itself must remember over a reboot."""
+    if _is_system():
+        return SYSTEM_DATA / "state"
+    return _home(environ, "XDG_STATE_HOME", ".local/state")
+
+
+def _is_system() -> bool:
+    return os.geteuid() < FIRST_PERSON_UID
+
+
+def _config_dir(environ: Environ) -> Path:
+    return SYSTEM_CONFIG if _is_system() else _home(environ, "XDG_CONFIG_HOME", ".config")
+
+
+def _home(environ: Environ, variable: str, default: str) -> Path:
+    base = environ.get(variable)
+    return (Path(base) if base else Path(environ.get("HOME") or Path.home(), default)) / "youtu"
+
+
+def _shipped_profiles() -> tuple[Path, ...]:
+    """Installed by the .deb, inside a wheel's package, or beside daemon/ in a checkout."""
+    package = Path(__file__).parent
+    return SYSTEM_PROFILES, package / "profiles", package.parents[1] / "profiles"

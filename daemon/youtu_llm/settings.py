@@ -1,0 +1,263 @@
+"""What can be configured: config.yaml and profiles as frozen models with bounds.
+
+A profile is the same tree with only what differs from the defaults; `config.load` puts the
+layers together. What is derived from config and hardware does not live here but in the
+engine's plan.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from ipaddress import ip_address
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.fields import FieldInfo
+
+MAX_SOCKET_BYTES = 107  # sun_path of unix(7), without its final NUL
+SECRETS = frozenset({"service.api_key"})  # dotted keys never shown
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+HostName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+class ModelSection(Section):
+    name: str = Field(
+        "qwen2.5-coder-0.5b",
+        min_length=1,
+        max_length=200,
+        description="A model's name in the model folder, or the path of a model directory.",
+    )
+    kv_cache_max_page: int = Field(
+        2048,
+        ge=1,
+        le=1_000_000,
+        description="Most pages (256 tokens each) the cache may take. Memory or context may"
+        " allow less; /health says which bound holds.",
+    )
+
+
+class EngineSection(Section):
+    python: str = Field(
+        "",
+        max_length=400,
+        description="The Python that runs the engine and sees torch. Empty: the daemon's own.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="Type of activations and cache."
+    )
+    kernels: Literal["auto", "native", "reference"] = Field(
+        "auto",
+        description="Native kernels, or the plain torch operations they are checked against.",
+    )
+    threads: int = Field(0, ge=0, le=256, description="CPU threads of the engine. 0: all cores.")
+    memory_fraction: float = Field(
+        0.7, gt=0.0, le=1.0, description="Share of the device's memory the engine may take."
+    )
+    memory_limit_bytes: int = Field(
+        0, ge=0, le=1 << 44, description="A fixed cap instead of the fraction. 0: none."
+    )
+    max_num_seqs: int = Field(8, ge=1, le=256, description="Answers computed at the same time.")
+    max_step_tokens: int = Field(
+        512, ge=16, le=8192, description="Token budget of one step; longer prompts go in chunks."
+    )
+    prefix_cache: bool = Field(True, description="Compute requests with the same prefix once.")
+
+
+class ServiceSection(Section):
+    socket: str = Field(
+        "/run/youtu/youtu.sock",
+        pattern=r"^/",
+        max_length=100,
+        description="Path of the Unix socket. A person's own daemon has it in their run folder.",
+    )
+    host: str = Field("127.0.0.1", max_length=255, description="TCP address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port. 0: no TCP listener.")
+    api_key: str = Field(
+        "", max_length=256, description="Bearer key for TCP. Needed to listen beyond loopback."
+    )
+    allowed_hosts: tuple[HostName, ...] = Field(
+        ("localhost", "127.0.0.1", "[::1]"),
+        max_length=32,
+        description="Host headers accepted over TCP.",
+    )
+    allowed_origins: tuple[HostName, ...] = Field(
+        (), max_length=32, description="Origins a browser page may call from (CORS)."
+    )
+    queue_size: int = Field(
+        32, ge=0, le=10_000, description="Requests that may wait; beyond that 429 with Retry-After."
+    )
+    restart_on_failure: bool = Field(True, description="Restart a crashed engine.")
+    max_restart_rate: str = Field(
+        "3/300",
+        pattern=r"^[0-9]{1,3}/[1-9][0-9]{0,5}$",
+        description="Most engine restarts in how many seconds; beyond that the state is «failed».",
+    )
+    engine_silence_s: float = Field(
+        20.0, ge=1.0, le=600.0, description="An engine silent for so long is killed and restarted."
+    )
+    load_timeout_s: float = Field(
+        300.0, ge=5.0, le=3600.0, description="Longest time an engine may take to load."
+    )
+    drain_timeout_s: float = Field(
+        25.0, ge=0.0, le=600.0, description="How long answers may finish after SIGTERM."
+    )
+
+
+class SamplingSection(Section):
+    """Defaults of a request; `bounds` limits what a request may ask for."""
+
+    max_new_tokens: int = Field(256, ge=1, le=131_072, description="Longest answer, in tokens.")
+    temperature: float = Field(0.4, ge=0.0, le=2.0, description="0: greedy.")
+    top_k: int = Field(20, ge=0, le=1000, description="Keep the k likeliest tokens. 0: off.")
+    top_p: float = Field(
+        0.8, gt=0.0, le=1.0, description="Keep the likeliest tokens up to this sum."
+    )
+    min_p: float = Field(
+        0.0, ge=0.0, le=1.0, description="Drop tokens under this share of the likeliest one's odds."
+    )
+    repetition_penalty: float = Field(
+        1.05, ge=0.5, le=2.0, description="Above 1: less likely to say a token again."
+    )
+    seed: int | None = Field(
+        None, ge=0, le=(1 << 63) - 1, description="The same seed and prompt give the same answer."
+    )
+    stop: tuple[StopString, ...] = Field(
+        (), max_length=8, description="Strings that end an answer; they are not part of it."
+    )
+
+
+class BoundsSection(Section):
+    max_new_tokens: int = Field(
+        4096, ge=1, le=131_072, description="Most a request may ask for; more is refused."
+    )
+    max_prompt_tokens: int = Field(
+        131_072, ge=1, le=131_072, description="Longest prompt taken, in tokens."
+    )
+    request_time_s: float = Field(
+        600.0, gt=0, le=86_400, description="A request that takes longer ends with what it has."
+    )
+
+
+class TextSection(Section):
+    system_prompt: str = Field(
+        "", max_length=16_384, description="Put before a conversation that brings none of its own."
+    )
+    enable_thinking: bool = Field(
+        False, description="For models with a thinking mode: let them think first."
+    )
+    postprocess: bool = Field(False, description="Repair Chinese punctuation in the answer.")
+    streaming: bool = Field(
+        True, description="Stream /chat answers unless a request says otherwise."
+    )
+
+
+class ContextSection(Section):
+    max_tokens: int = Field(
+        0,
+        ge=0,
+        le=131_072,
+        description="Prompt and answer together. 0: what the model was made for.",
+    )
+    long_context: bool = Field(
+        False, description="Extend the model's context by RoPE scaling as the model allows."
+    )
+    window_tokens: int = Field(
+        0, ge=0, le=131_072, description="Beyond this the oldest text is forgotten. 0: never."
+    )
+
+
+class BudgetSection(Section):
+    first_word_ms: int = Field(
+        0,
+        ge=0,
+        le=600_000,
+        description="Promised time to the first word; misses are counted. 0: none.",
+    )
+
+
+class Settings(Section):
+    """The effective configuration: what `youtu config show` prints."""
+
+    profile: str = Field(
+        "default", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="The live scenario profile."
+    )
+    description: str = Field("", max_length=400, description="What a profile is for.")
+    model: ModelSection = ModelSection()
+    engine: EngineSection = EngineSection()
+    service: ServiceSection = ServiceSection()
+    sampling: SamplingSection = SamplingSection()
+    bounds: BoundsSection = BoundsSection()
+    text: TextSection = TextSection()
+    context: ContextSection = ContextSection()
+    budget: BudgetSection = BudgetSection()
+    cache: bool = Field(True, description="Write caches to disk. --no-cache turns it off.")
+
+
+@cache
+def fields() -> Mapping[str, FieldInfo]:
+    """Dotted key -> field of every setting, in order."""
+
+    def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+        for name, info in model.model_fields.items():
+            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+                yield from walk(info.annotation, f"{prefix}{name}.")
+            else:
+                yield prefix + name, info
+
+    return MappingProxyType(dict(walk(Settings, "")))
+
+
+def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(keys, what is wrong) of values that are fine alone and not together."""
+    service, context = settings.service, settings.context
+    num_new, bound = settings.sampling.max_new_tokens, settings.bounds.max_new_tokens
+    if service.port and not _is_loopback(service.host):
+        if not service.api_key:
+            yield ("service.host",), f"{service.host} is not loopback: set service.api_key too"
+        if all(map(_is_loopback, service.allowed_hosts)):
+            yield (
+                ("service.host",),
+                f"{service.host} is not loopback: add the name that clients use"
+                " to service.allowed_hosts too",
+            )
+    if len(os.fsencode(service.socket)) > MAX_SOCKET_BYTES:
+        yield ("service.socket",), f"a socket's path may have {MAX_SOCKET_BYTES} bytes at the most"
+    if num_new > bound:
+        yield (
+            ("sampling.max_new_tokens", "bounds.max_new_tokens"),
+            f"{num_new} new tokens by default are more than bounds.max_new_tokens allows, {bound}",
+        )
+    if 0 < context.max_tokens <= num_new:
+        yield (
+            ("sampling.max_new_tokens", "context.max_tokens"),
+            f"{num_new} new tokens leave no room for a prompt in context.max_tokens,"
+            f" {context.max_tokens}",
+        )
+    if 0 < context.max_tokens < context.window_tokens:
+        yield (
+            ("context.window_tokens", "context.max_tokens"),
+            f"a window of {context.window_tokens} is larger than context.max_tokens,"
+            f" {context.max_tokens}",
+        )
+    if settings.engine.max_num_seqs > settings.engine.max_step_tokens:
+        yield (
+            ("engine.max_num_seqs", "engine.max_step_tokens"),
+            f"each answer takes a token a step: {settings.engine.max_num_seqs} of them do not fit"
+            f" engine.max_step_tokens, {settings.engine.max_step_tokens}",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
