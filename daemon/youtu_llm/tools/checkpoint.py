@@ -1,0 +1,34 @@
+"""What an import reads from, whatever the file format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """A tensor that is read only when asked for, some rows at a time."""
+
+    name: str  # Hugging Face's
+    shape: tuple[int, ...]
+    rows: Callable[[int, int], Tensor]  # (first, end) -> [end - first, ...] floating point
+
+
+class Checkpoint(Protocol):
+    def config(self) -> dict[str, Any]:
+        """config.json in Hugging Face's terms."""
+
+    def tensors(self) -> Sequence[SourceTensor]:
+        """Every tensor of the model; of a tied table only `model.embed_tokens.weight`."""
+
+    def ready_files(self) -> list[Path]:
+        """Weight files that are quantised already and taken as they are; else none."""
+
+    def write_tokenizer(self, target: Path) -> None:
+        """tokenizer.json, tokenizer_config.json, generation_config.json and the chat template."""

@@ -1,0 +1,133 @@
+"""A Hugging Face model directory as a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from youtu_llm.errors import ModelError
+from youtu_llm.tools.checkpoint import SourceTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ARCHITECTURES = ("LlamaForCausalLM", "PhiForCausalLM", "Qwen2ForCausalLM", "YoutuForCausalLM")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+QUANT_METHODS = ("awq", "awq_int8")
+_AWQ = {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+
+
+class HfCheckpoint:
+    """Raises ModelError for a directory that is incomplete or not understood."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        config_path = path / "config.json"
+        if not config_path.is_file():
+            raise ModelError(f"{path} has no config.json: not a Hugging Face model directory")
+        try:
+            self._config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{config_path} is not JSON: {error}") from error
+        architecture = (self._config.get("architectures") or ["none"])[0]
+        if architecture not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise ModelError(
+                f"{path}: architecture {architecture} is not supported (known: {known})"
+            )
+        if not (path / "tokenizer.json").is_file():
+            raise ModelError(f"{path} has no tokenizer.json: other tokenizer files are not read")
+        self._quant_method = self._check_quantization()
+        self._files = _tensor_files(path)
+        if "model.embed_tokens.weight" not in self._files:
+            raise ModelError(f"{path}: its safetensors hold no model.embed_tokens.weight")
+
+    def config(self) -> dict[str, Any]:
+        # Said outright, because what a missing key means depends on the architecture.
+        return {**self._config, "tie_word_embeddings": self._tied}
+
+    def tensors(self) -> list[SourceTensor]:
+        from safetensors import safe_open
+
+        found = []
+        for name, file in sorted(self._files.items()):
+            if self._tied and name.startswith("lm_head."):
+                continue
+            with safe_open(file, framework="pt") as opened:
+                shape = tuple(opened.get_slice(name).get_shape())
+            found.append(SourceTensor(name, shape, _row_reader(file, name)))
+        return found
+
+    def write_tokenizer(self, target: Path) -> None:
+        for name in TOKENIZER_FILES:
+            if (self.path / name).is_file():
+                shutil.copyfile(self.path / name, target / name)
+
+    @property
+    def _tied(self) -> bool:
+        tied = self._config.get("tie_word_embeddings")
+        return "lm_head.weight" not in self._files if tied is None else bool(tied)
+
+    def ready_files(self) -> list[Path]:
+        if self._quant_method is None:
+            return []
+        index = self.path / "model.safetensors.index.json"
+        return sorted(set(self._files.values())) + ([index] if index.is_file() else [])
+
+    def _check_quantization(self) -> str | None:
+        """The quantisation the weights have already; none for floating point."""
+        found = self._config.get("quantization_config")
+        if found is None:
+            return None
+        method = found.get("quant_method")
+        if method not in QUANT_METHODS:
+            raise ModelError(
+                f"{self.path} is quantised by {method!r}: take the unquantised model,"
+                " or one in AutoAWQ's GEMM layout"
+            )
+        for key, wanted in _AWQ.items():
+            got = found.get(key, wanted)
+            got = got.lower() if isinstance(got, str) else got
+            if got != wanted:
+                raise ModelError(
+                    f"{self.path}: AWQ with {key} {got!r} is not supported, only {wanted!r}:"
+                    " take the unquantised model, or one in AutoAWQ's GEMM layout"
+                )
+        return str(method)
+
+
+def _tensor_files(path: Path) -> dict[str, Path]:
+    """Which file holds each tensor. Raises ModelError for a missing or truncated file."""
+    from safetensors import SafetensorError, safe_open
+
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        files = ["model.safetensors"]
+    found = {}
+    for name in files:
+        try:
+            with safe_open(path / name, framework="pt") as opened:
+                found.update(dict.fromkeys(opened.keys(), path / name))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path / name} cannot be read as safetensors: {error}") from error
+    return found
+
+
+def _row_reader(file: Path, name: str) -> Callable[[int, int], Tensor]:
+    def rows(first: int, end: int) -> Tensor:
+        from safetensors import safe_open
+
+        with safe_open(file, framework="pt") as opened:
+            return opened.get_slice(name)[first:end]
+
+    return rows
