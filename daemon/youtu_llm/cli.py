@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,20 @@ from .errors import ConfigError, YoutuError
 
 if TYPE_CHECKING:
     from .config import Loaded
+
+Run = Callable[[argparse.Namespace], "int | None"]
+
+NOT_READY = 3
+
+# What `youtu chat` may set of a request; the rest is the live profile's.
+CHAT_OPTIONS: dict[str, type] = {
+    "max_new_tokens": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "repetition_penalty": float,
+    "seed": int,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,17 +57,51 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("youtu", description="A language model on this machine.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="run the daemon")
-    serve.set_defaults(run=_serve)
-    _add_config(serve)
+    def command(name: str, run: Run, help: str, to: Any = commands) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = to.add_parser(name, help=help, description=help)
+        made.set_defaults(run=run)
+        return made
+
+    def group(name: str, help: str) -> Any:
+        made = commands.add_parser(name, help=help, description=help)
+        return made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    serve = command("serve", _serve, "run the daemon")
     _add_settings(serve)
-    return parser
+    _add_chat(command("chat", _chat, "ask the daemon, once or in a conversation"))
+    command("ps", _ps, "list the running requests")
+    status = command("status", _status, "say how the daemon is; exit status 3 unless ready")
+    status.add_argument("--json", action="store_true", help="/health as it is")
 
+    configs = group("config", "show and check the configuration")
+    check = command("check", _config_check, "check the configuration and every profile", configs)
+    show = command("show", _config_show, "print each value and where it came from", configs)
+    command("schema", _config_schema, "print the JSON schema for editors", configs)
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"config file (else {paths.config_file()})"
+    profiles = group("profile", "list, show and switch scenario profiles")
+    ls = command("ls", _profile_ls, "list the profiles", profiles)
+    show_profile = command("show", _profile_show, "print a profile's file", profiles)
+    show_profile.add_argument("name", nargs="?", metavar="NAME", help="else the live one")
+    use = command("use", _profile_use, "make a profile live, now and from now on", profiles)
+    use.add_argument("name", metavar="NAME")
+    for reader in (serve, check, show, ls, show_profile, use):
+        reader.add_argument(
+            "--config", type=Path, metavar="FILE", help=f"config file (else {paths.config_file()})"
+        )
+
+    pull = command("pull", _pull, "download a model")
+    pull.add_argument("name", metavar="NAME")
+    imports = command("import", _import, "make a model from a .gguf file or a model directory")
+    imports.add_argument("path", type=Path, metavar="PATH")
+    imports.add_argument("--name", help="its name here (else its own)")
+    imports.add_argument(
+        "--dtype",
+        choices=("int4", "float16", "bfloat16", "float32"),
+        default="int4",
+        help="of the weights (%(default)s)",
     )
+    command("models", _models, "list the models on this machine")
+    return parser
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -79,11 +128,146 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_chat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "prompt", nargs="?", metavar="PROMPT", help="what is piped in is put below it"
+    )
+    parser.add_argument("--system", default="", metavar="TEXT", help="system prompt")
+    parser.add_argument("--no-stream", action="store_true", help="print the answer when complete")
+    for key, kind in CHAT_OPTIONS.items():
+        flag = f"--{key.replace('_', '-')}"
+        parser.add_argument(flag, type=kind, metavar="N", help="(else the live profile's)")
+
+
 def _serve(args: argparse.Namespace) -> int | None:
     loaded = _load(args)
     from .service.app import run
 
     return run(loaded)
+
+
+def _chat(args: argparse.Namespace) -> None:
+    from .tools import chat
+    from .tools.client import Daemon
+
+    chosen = {key: vars(args)[key] for key in CHAT_OPTIONS}
+    options = {key: value for key, value in chosen.items() if value is not None}
+    talk = chat.Chat(Daemon.from_environ(), options, args.system, stream=not args.no_stream)
+    if args.prompt is None and sys.stdin is not None and sys.stdin.isatty():
+        chat.converse(talk)
+    else:
+        chat.once(talk, args.prompt)
+
+
+def _ps(args: argparse.Namespace) -> None:
+    from .tools import status
+    from .tools.client import Daemon
+
+    print(status.requests(Daemon.from_environ().call("GET", "/requests")["requests"]))
+
+
+def _status(args: argparse.Namespace) -> int:
+    import json
+
+    from .tools import status
+    from .tools.client import Daemon, NothingListens
+
+    try:
+        report = Daemon.from_environ().call("GET", "/health", also=(503,))
+    except NothingListens as error:
+        print(f"youtu: {error.message}", file=sys.stderr)
+        return NOT_READY
+    print(json.dumps(report, ensure_ascii=False) if args.json else status.health(report))
+    return 0 if report.get("state") == "ready" else NOT_READY
+
+
+def _config_check(args: argparse.Namespace) -> None:
+    from .tools import configure
+
+    loaded = _load(args)
+    names = configure.check(loaded)
+    file = loaded.sources.config_file
+    source = file if file and file.exists() else "no config file, the defaults"
+    print(f"ok: {source}; profile {loaded.settings.profile}; also good: {', '.join(names)}")
+
+
+def _config_show(args: argparse.Namespace) -> None:
+    from .tools import configure
+
+    print("\n".join(configure.show(_load(args))))
+
+
+def _config_schema(args: argparse.Namespace) -> None:
+    from .tools import configure
+
+    print(configure.schema())
+
+
+def _profile_ls(args: argparse.Namespace) -> None:
+    from .tools import configure
+
+    print("\n".join(configure.list_profiles(_load(args))))
+
+
+def _profile_show(args: argparse.Namespace) -> None:
+    from .tools import configure
+
+    print(configure.show_profile(_load(args), args.name), end="")
+
+
+def _profile_use(args: argparse.Namespace) -> None:
+    from .tools import configure
+    from .tools.client import RELOAD_TIMEOUT_S, Daemon, NothingListens
+
+    vars(args)["profile"] = args.name  # checked as if it were a flag, before it is written
+    file = _load(args).sources.config_file
+    assert file is not None
+    configure.set_profile(file, args.name)
+    print(f"{file}: profile: {args.name}")
+    daemon = Daemon.from_environ()
+    try:
+        live = daemon.call("POST", "/reload", timeout_s=RELOAD_TIMEOUT_S)["name"]
+    except NothingListens:
+        print("No daemon is running: it takes effect at the next start.")
+        return
+    if live != args.name:
+        raise YoutuError(
+            f"the daemon on {daemon.host} stays with the profile {live}: it reads another config"
+            " file, or its --profile flag or YOUTU_PROFILE overrules it"
+        )
+    print(f"The profile {live} is live.")
+
+
+def _pull(args: argparse.Namespace) -> None:
+    from .tools import store
+
+    print(store.pull(args.name, models_dir=paths.models_dir()))
+
+
+def _import(args: argparse.Namespace) -> None:
+    from .tools import importer
+
+    options = {} if args.dtype == "int4" else {"dtype": args.dtype}
+    print(
+        importer.import_model(
+            args.path,
+            models_dir=paths.models_dir(),
+            name=args.name,
+            quantize=args.dtype == "int4",
+            **options,
+        )
+    )
+
+
+def _models(args: argparse.Namespace) -> None:
+    from .tools import model_dir, status
+
+    models = model_dir.list_models(paths.models_dir())
+    rows = [
+        (info.name, info.quantization, f"{info.num_bytes / 1e9:.2f} GB", info.license)
+        for info in models
+    ]
+    print(status.table(("NAME", "WEIGHTS", "SIZE", "LICENCE"), rows))
 
 
 def _load(args: argparse.Namespace) -> Loaded:

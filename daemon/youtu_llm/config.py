@@ -104,8 +104,8 @@ class Loaded:
 
     def again(self, *, profile: str | None = None) -> Loaded:
         """Read the files anew. `profile` is a choice made while the daemon runs: it wins over
-        every layer and is kept by later calls. Raises ConfigError and changes nothing."""
-        return _load(replace(self.sources, profile=profile or self.sources.profile))
+        every layer, until the next call. Raises ConfigError and changes nothing."""
+        return _load(replace(self.sources, profile=profile))
 
 
 def load(

@@ -12,7 +12,9 @@ from youtu_llm.errors import InvalidRequest, YoutuError
 from youtu_llm.tools.client import ANSWER_TIMEOUT_S, Daemon, Refused, Unreachable
 
 # What a model may not do to a terminal: every control character but newline and tab.
-_CONTROLS = dict.fromkeys(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t")
+_CONTROLS = dict.fromkeys(
+    code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
+)
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ def converse(chat: Chat) -> None:
     """Read, ask, repeat. Ctrl-C stops the answer, Ctrl-D leaves."""
     import readline  # noqa: F401  input() then has editing and history
 
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
     print("Ctrl-C stops an answer, Ctrl-D leaves.")
     while True:
         try:

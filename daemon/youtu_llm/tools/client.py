@@ -10,7 +10,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,7 +81,7 @@ class Daemon:
         finally:
             connection.close()
 
-    def events(self, path: str, body: Any) -> Iterator[tuple[str, Any]]:
+    def events(self, path: str, body: Any) -> Generator[tuple[str, Any], None, None]:
         """(event, data) of a streamed answer. Closing the iterator hangs up, which cancels
         the answer; an end without a last event is an error."""
         connection = self._connect(ANSWER_TIMEOUT_S)

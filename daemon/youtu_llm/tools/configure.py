@@ -1,0 +1,133 @@
+"""`youtu config` and `youtu profile`: show, check and change what is configured."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from youtu_llm import config, explain, yamlsource
+from youtu_llm.config import Loaded
+from youtu_llm.errors import ConfigError, NotFound, YoutuError
+from youtu_llm.settings import SECRETS, Settings
+
+
+def show(loaded: Loaded) -> Iterator[str]:
+    """The effective settings as YAML lines, each with its origin. Secrets are masked."""
+    tree = loaded.settings.model_dump(mode="json")
+    rows: list[tuple[str, str]] = []
+    section = ""
+    for key, origin in loaded.origins.items():
+        parent, _, name = key.rpartition(".")
+        if parent and parent != section:
+            rows.append((f"{parent}:", ""))
+        section = parent
+        value = tree[parent][name] if parent else tree[name]
+        text = json.dumps("…" if key in SECRETS and value else value, ensure_ascii=False)
+        rows.append((f"{'  ' if parent else ''}{name}: {text}", origin))
+    width = max(len(left) for left, _ in rows if len(left) <= 40)
+    return (f"{left:<{width}}  # {origin}" if origin else left for left, origin in rows)
+
+
+def schema() -> str:
+    """JSON Schema of config.yaml and profiles, for editors."""
+    tree = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(tree | Settings.model_json_schema(), indent=2, ensure_ascii=False)
+
+
+def check(loaded: Loaded) -> list[str]:
+    """Every profile there is, tried with the rest of the configuration: a later switch must
+    not fail. Returns their names; raises ConfigError with all problems of all of them."""
+    names = list(config.profiles(loaded.sources.profile_dirs))
+    problems: list[str] = []
+    for name in names:
+        try:
+            loaded.again(profile=name)
+        except ConfigError as error:
+            problems += error.message.splitlines()
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return names
+
+
+def list_profiles(loaded: Loaded) -> Iterator[str]:
+    files = config.profiles(loaded.sources.profile_dirs)
+    for name in (config.NO_PROFILE, *files):
+        about = "no profile: the defaults"
+        if name in files:
+            about = str(yamlsource.read(files[name]).values.get("description", ""))
+        mark = "*" if name == loaded.settings.profile else " "
+        yield f"{mark} {name:<12}  {about}".rstrip()
+
+
+def show_profile(loaded: Loaded, name: str | None) -> str:
+    """The profile's file, and below which path it lies. Raises NotFound."""
+    files = config.profiles(loaded.sources.profile_dirs)
+    name = name or loaded.settings.profile
+    if name == config.NO_PROFILE:
+        return f"# {name}: no profile, the defaults\n"
+    if name not in files:
+        raise _no_profile(name, (config.NO_PROFILE, *files))
+    return f"# {files[name]}\n" + files[name].read_text(encoding="utf-8")
+
+
+def _no_profile(name: str, there: Iterable[str]) -> NotFound:
+    near = explain.nearest(name, there)
+    hint = f", did you mean {near}" if near else ""
+    return NotFound(f"no profile {name}{hint}; there are {', '.join(there)}")
+
+
+def set_profile(file: Path, name: str) -> None:
+    """Write `profile: NAME` into a config file, at once or not at all, and touch nothing
+    else in it. The file is made if there is none. Raises ConfigError, YoutuError."""
+    file = file.resolve()  # what a link points to is changed, not the link
+    data = file.read_bytes() if file.exists() else b""
+    before = yamlsource.parse(data, str(file))
+    if before.problems:
+        raise ConfigError("\n".join(map(str, before.problems)))
+    text = _with_profile(data.decode(), before, name)
+    after = yamlsource.parse(text.encode(), str(file))
+    if after.problems or after.values != {**before.values, "profile": name}:
+        raise YoutuError(f"cannot edit {file} safely: write the line `profile: {name}` yourself")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _replace(file, text.encode())
+    except OSError as error:
+        raise YoutuError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _with_profile(text: str, document: yamlsource.Document, name: str) -> str:
+    word = name if yamlsource.resolve(name) == name else json.dumps(name)
+    place = document.places.get(("profile",))
+    if place is not None:
+        gap = " " if place.start == place.end else ""  # `profile:` with nothing behind it
+        return text[: place.start] + gap + word + text[place.end :]
+    at = document.places[()].start if document.values else len(text)
+    newline = "\n" if at and text[at - 1] != "\n" else ""
+    return f"{text[:at]}{newline}profile: {word}\n{text[at:]}"
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Old or new after a power cut, never neither. Owner and mode stay."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(data)
+            mode: Any = file.stat() if file.exists() else None
+            os.fchmod(descriptor, mode.st_mode & 0o7777 if mode else 0o644)
+            if mode and os.geteuid() == 0:
+                os.fchown(descriptor, mode.st_uid, mode.st_gid)
+            stream.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
