@@ -6,6 +6,7 @@ are ordinary characters: a client cannot close its turn and speak as the system.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 import secrets
@@ -26,7 +27,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 class Tokenizer:
-    """A model directory's tokenizer. Immutable after `load`; about 60 MB for 150,000 tokens."""
+    """A model directory's tokenizer. Immutable after `load`; about 50 MB for 150,000 tokens."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception for a file it can't parse
             raise ModelError(f"{path}: {error}: pull or import the model again") from error
+        _return_freed_memory()
         config = _read_json(model_dir / "tokenizer_config.json")
         return cls(
             backend,
@@ -140,6 +142,13 @@ class Tokenizer:
         if live_prefix_len(content, tuple(self._control)):
             pieces.append("")  # nor may the template's next characters complete one
         return {"role": str(role), "content": mark.join(pieces)}
+
+
+def _return_freed_memory() -> None:
+    """Parsing a tokenizer leaves 45 MB in glibc's free lists; other C libraries have no call."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class _TemplateRefusal(jinja2.TemplateError):
