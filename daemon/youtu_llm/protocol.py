@@ -54,6 +54,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     long_context: bool = False
     window_tokens: int = 0  # rolling window of a sequence; 0: none
     prefix_cache: bool = True
+    cache_idle_s: float = 300.0  # an idle engine forgets unpinned prefixes after so long
     pinned_prefix_ids: tuple[int, ...] = ()  # a profile's system prompt, prefilled at start
 
 

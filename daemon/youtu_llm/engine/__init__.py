@@ -1,0 +1,1 @@
+"""The engine process: sequences, pages, scheduler, runner, core. It never sees text."""

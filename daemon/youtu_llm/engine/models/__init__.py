@@ -1,0 +1,1 @@
+"""The architectures. `registry` finds one by the config's architectures[0]."""

@@ -1,0 +1,68 @@
+"""Which operations run, on which device, in which types."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from youtu_llm.errors import ModelError, ResourceError
+from youtu_llm.ops.api import Ops
+from youtu_llm.ops.reference import ReferenceOps
+from youtu_llm.protocol import EngineConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    ops: Ops
+    cache_dtype: torch.dtype
+    degraded: tuple[str, ...] = ()
+
+
+def choose(config: EngineConfig) -> Backend:
+    """From `device`, `dtype` and `kernels`; what `auto` had to give up is in `degraded`."""
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("engine.device is cuda, but this torch sees no CUDA device")
+    device = torch.device(name)
+    threads = config.threads or len(os.sched_getaffinity(0))
+    if name == "cpu" and config.kernels != "reference":
+        return _native_cpu(config, threads)
+    torch.set_num_threads(threads)
+    if config.kernels == "native":
+        raise ResourceError("there are no native CUDA kernels yet; set engine.kernels: auto")
+    dtype = _dtype(config, torch.float16 if name == "cuda" else torch.float32)
+    degraded = ("no native CUDA kernels yet: plain torch runs",) if name == "cuda" else ()
+    return Backend(ReferenceOps(device, dtype), dtype, degraded)
+
+
+def _native_cpu(config: EngineConfig, threads: int) -> Backend:
+    """Activations are float32; the cache is float16 unless float32 is asked for."""
+    cache_dtype = torch.float32 if config.dtype == "float32" else torch.float16
+    from youtu_llm.ops import native
+
+    try:
+        from youtu_llm.ops.cpu import CpuOps
+
+        ops = CpuOps(threads)
+    except native.NativeUnavailable as error:
+        if config.kernels == "native":
+            raise ModelError(f"the native CPU kernels cannot run: {error}") from None
+        torch.set_num_threads(threads)
+        reason = f"native CPU kernels cannot run, plain torch does, slowly: {error}"
+        return Backend(ReferenceOps(torch.device("cpu"), torch.float32), cache_dtype, (reason,))
+    torch.set_num_threads(1)  # the kernels have their own pool; two pools would fight
+    return Backend(ops, cache_dtype)
+
+
+def _dtype(config: EngineConfig, default: torch.dtype) -> torch.dtype:
+    named = {
+        "float32": torch.float32,
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+        "auto": default,
+    }
+    return named[config.dtype]

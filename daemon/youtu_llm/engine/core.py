@@ -1,0 +1,157 @@
+"""The engine without its process: add, abort, step."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence as Ids
+
+import msgspec
+import torch
+
+from youtu_llm.engine.kv_cache import KVCache
+from youtu_llm.engine.memory import EnginePlan
+from youtu_llm.engine.models.spec import Model
+from youtu_llm.engine.page_pool import PagePool
+from youtu_llm.engine.runner import Runner
+from youtu_llm.engine.scheduler import Limits, Plan, Progress, Scheduler
+from youtu_llm.engine.sequence import Sequence
+from youtu_llm.protocol import EngineConfig, Output, PageStats, SamplingParams
+
+
+class Core:
+    """Scheduler, pages and model together.
+
+    Each request that `add` took is answered by outputs of `step` or `abort`, the last of which
+    has a finish_reason.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        config: EngineConfig,
+        plan: EnginePlan,
+        *,
+        vocab_size: int,
+        eos_token_ids: Ids[int] = (),
+    ) -> None:
+        self.plan = plan
+        self.vocab_size = vocab_size
+        limits = Limits(
+            max_num_seqs=config.max_num_seqs,
+            max_step_tokens=config.max_step_tokens,
+            max_model_len=plan.max_model_len,
+            window_pages=plan.window_pages,
+            prefix_cache=config.prefix_cache,
+        )
+        self.pool = PagePool(plan.num_pages)
+        self.scheduler = Scheduler(self.pool, limits, frozenset(eos_token_ids))
+        self.cache = cache
+        self.runner = Runner(model, cache)
+        self._cache_idle_s = config.cache_idle_s
+        self._last_work_s = time.monotonic()
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def add(self, id: str, prompt_ids: Ids[int], params: SamplingParams) -> Output | None:
+        """Queue a request. What cannot be served is answered at once."""
+        limit = self.plan.max_model_len
+        if len(prompt_ids) >= limit and not self.plan.window_pages:
+            return _refusal(
+                id,
+                "context_length_exceeded",
+                f"the prompt has {len(prompt_ids)} tokens, at most {limit - 1} fit",
+            )
+        if not prompt_ids or not all(0 <= token < self.vocab_size for token in prompt_ids):
+            return _refusal(id, "invalid_request", "the prompt is empty or holds unknown ids")
+        if params.seed is None:
+            params = msgspec.structs.replace(params, seed=secrets.randbits(63))
+        self.scheduler.add(Sequence(id, prompt_ids, params, arrival_s=time.monotonic()))
+        return None
+
+    def abort(self, id: str) -> Output | None:
+        """End a request; None if it is not known (any more)."""
+        seq = self.scheduler.abort(id)
+        if seq is None:
+            return None
+        self.cache.trim(self.pool)
+        return Output(id, finish_reason="abort", usage=seq.usage())
+
+    def plan_step(self) -> Plan:
+        return self.scheduler.plan()
+
+    def run_step(self, plan: Plan) -> list[Output]:
+        """Compute a plan. Out of memory fails the newest of its requests, and only that one."""
+        self._last_work_s = time.monotonic()
+        try:
+            sampled = self.runner.run(plan)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return [self._fail_newest(plan, error)]
+        outputs = [_output(progress) for progress in self.scheduler.commit(plan, sampled)]
+        if any(output.finish_reason for output in outputs):
+            self.cache.trim(self.pool)
+        return outputs
+
+    def step(self) -> list[Output]:
+        return self.run_step(self.plan_step())
+
+    def pin(self, prompt_ids: Ids[int]) -> None:
+        """Prefill a profile's system prompt and keep its pages. Call before any request."""
+        if not prompt_ids or not self.scheduler.limits.prefix_cache:
+            return
+        params = SamplingParams(max_new_tokens=0, seed=0)
+        seq = Sequence("pin", prompt_ids, params, arrival_s=time.monotonic())
+        self.scheduler.add(seq)
+        while seq.num_uncomputed:
+            plan = self.scheduler.plan()
+            sampled = self.runner.run(plan)
+            if plan.chunks[seq] == seq.num_uncomputed:
+                self.scheduler.pin_when_done(seq)
+            self.scheduler.commit(plan, sampled)
+
+    def idle(self) -> None:
+        """Called about once a second without work: old prefixes give their memory back."""
+        if time.monotonic() - self._last_work_s > self._cache_idle_s and self.pool.num_cached:
+            self.pool.evict_cached()
+            self.cache.trim(self.pool)
+
+    def page_stats(self) -> PageStats:
+        pool = self.pool
+        return PageStats(
+            pool.num_used, pool.num_free, pool.num_pages, self.plan.limit_by, pool.num_cached
+        )
+
+    def _fail_newest(self, plan: Plan, error: BaseException) -> Output:
+        seq = list(plan.chunks)[-1]
+        self.scheduler.abort(seq.id)
+        self.pool.evict_cached()
+        self.cache.trim(self.pool)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        output = _refusal(seq.id, "out_of_memory", f"no memory for this request: {error}")
+        return msgspec.structs.replace(output, usage=seq.usage())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On Jetson, running out of memory can surface as an assertion about NVML."""
+    text = str(error)
+    return (
+        isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+        or "can't allocate memory" in text
+        or "NVML_SUCCESS == r INTERNAL ASSERT FAILED" in text
+    )
+
+
+def _refusal(id: str, code: str, message: str) -> Output:
+    return Output(id, finish_reason="error", error_code=code, error_message=message)
+
+
+def _output(progress: Progress) -> Output:
+    seq, token, reason = progress.seq, progress.token_id, progress.finish_reason
+    token_ids = () if token is None else (token,)
+    return Output(seq.id, token_ids, reason, usage=seq.usage() if reason else None)

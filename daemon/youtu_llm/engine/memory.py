@@ -1,0 +1,161 @@
+"""The memory plan: who needs what, computed before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from youtu_llm.engine.loader import Checkpoint
+from youtu_llm.engine.models.rope import RopePlan
+from youtu_llm.engine.scheduler import num_pages as num_pages_of
+from youtu_llm.errors import ResourceError
+from youtu_llm.ops.api import CacheSpec
+from youtu_llm.protocol import PAGE_SIZE, EngineConfig
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """What the engine will take, and which bound limits its pages. Bytes unless named."""
+
+    total: int  # what may be used
+    total_by: str
+    weights: int
+    workspace: int
+    page_bytes: int
+    num_pages: int
+    limit_by: str
+    max_model_len: int
+    window_pages: int
+    bounds: tuple[tuple[str, int], ...]  # (name, pages) of each bound
+
+    def __str__(self) -> str:
+        cache = self.num_pages * self.page_bytes
+        rows = [
+            ("may be used", self.total, self.total_by),
+            ("weights", self.weights, ""),
+            ("workspace", self.workspace, "activations of the largest step"),
+            ("cache, at most", cache, f"{self.num_pages} pages of {PAGE_SIZE} tokens"),
+            ("left", self.total - self.weights - self.workspace - cache, ""),
+        ]
+        lines = [f"{name:<16}{_gib(size):>10}  {note}".rstrip() for name, size, note in rows]
+        bounds = ", ".join(f"{name} {pages}" for name, pages in self.bounds)
+        lines.append(f"pages limited by {self.limit_by} (bounds: {bounds})")
+        lines.append(f"context {self.max_model_len} tokens")
+        return "\n".join(lines)
+
+
+def plan(
+    config: EngineConfig,
+    checkpoint: Checkpoint,
+    spec: CacheSpec,
+    rope_plan: RopePlan,
+    *,
+    activation_width: int,
+    rope_dim: int,
+    vocab_size: int,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+    device: torch.device,
+) -> EnginePlan:
+    """Raises ResourceError, with the whole table, when not even one conversation fits."""
+    total, total_by = _total(config, device)
+    weights = sum(_loaded_bytes(info.dtype, info.num_bytes, dtype) for info in
+                  checkpoint.tensors.values())  # fmt: skip
+    logits = config.max_num_seqs * vocab_size * 4
+    rope_bytes = rope_plan.max_positions * rope_dim * 4
+    workspace = config.max_step_tokens * activation_width * dtype.itemsize + logits + rope_bytes
+    page_bytes = PAGE_SIZE * spec.token_bytes(cache_dtype)
+
+    longest = rope_plan.max_positions
+    pinned = num_pages_of(len(config.pinned_prefix_ids))
+    window_pages = 0
+    if config.window_tokens:  # the system prompt stays, and something besides it must fit
+        window_pages = max(pinned + 2, num_pages_of(min(config.window_tokens, longest)))
+        longest = window_pages * PAGE_SIZE
+    # One page more than the text needs: a shared page is copied before it is written.
+    bounds = (
+        ("kv_cache_max_page", config.kv_cache_max_page or 1 << 30),
+        ("memory", max(0, total - weights - workspace) // page_bytes),
+        ("context", config.max_num_seqs * (num_pages_of(longest) + 1) + pinned),
+    )
+    limit_by, num_pages = min(bounds, key=lambda bound: bound[1])
+    spare = num_pages - pinned - 1
+    window_pages = min(window_pages, max(spare, 0))
+    reach = rope_plan.max_positions if window_pages else spare * PAGE_SIZE
+    result = EnginePlan(
+        total=total,
+        total_by=total_by,
+        weights=weights,
+        workspace=workspace,
+        page_bytes=page_bytes,
+        num_pages=num_pages,
+        limit_by=limit_by,
+        max_model_len=min(rope_plan.max_positions, reach),
+        window_pages=window_pages,
+        bounds=tuple((name, pages) for name, pages in bounds if pages < 1 << 30),
+    )
+    if spare < (pinned + 2 if config.window_tokens else 1):
+        raise ResourceError(
+            f"the model does not fit. What it needs:\n{result}\n"
+            "Free memory, raise engine.memory_fraction or model.kv_cache_max_page, "
+            "or choose a smaller model."
+        )
+    return result
+
+
+def _loaded_bytes(stored: str, num_bytes: int, dtype: torch.dtype) -> int:
+    """Floating-point weights are kept in the activations' type; AWQ's scales stay as they are."""
+    if stored in ("F32", "F64"):
+        return num_bytes * dtype.itemsize // (8 if stored == "F64" else 4)
+    if stored in ("F16", "BF16"):
+        return num_bytes * dtype.itemsize // 2
+    return num_bytes
+
+
+def _total(config: EngineConfig, device: torch.device) -> tuple[int, str]:
+    if config.memory_limit_bytes:
+        return config.memory_limit_bytes, "engine.memory_limit_bytes"
+    if device.type == "cuda":
+        free, size = torch.cuda.mem_get_info(device)
+        share = int(size * config.memory_fraction)
+        if free < share:
+            return free, "free device memory"
+        return share, f"{config.memory_fraction:.0%} of the device's {_gib(size)}"
+    available = psutil.virtual_memory().available
+    source = "available memory"
+    cgroup = _cgroup_free()
+    if cgroup is not None and cgroup < available:
+        available, source = cgroup, "memory the cgroup leaves"
+    return int(available * config.memory_fraction), f"{config.memory_fraction:.0%} of {source}"
+
+
+def _cgroup_free() -> int | None:
+    """What this process's cgroup (v2) and its parents still allow; None without a limit."""
+    try:
+        line = next(
+            line for line in Path("/proc/self/cgroup").read_text().splitlines()
+            if line.startswith("0::")
+        )  # fmt: skip
+    except (OSError, StopIteration):
+        return None
+    folder, left = _CGROUP / line[3:].lstrip("/"), None
+    while folder.is_relative_to(_CGROUP):
+        try:
+            limit = (folder / "memory.max").read_text().strip()
+            used = int((folder / "memory.current").read_text())
+        except (OSError, ValueError):
+            limit, used = "max", 0
+        if limit != "max":
+            free = max(0, int(limit) - used)
+            left = free if left is None else min(left, free)
+        folder = folder.parent
+    return left
+
+
+def _gib(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

@@ -1,0 +1,125 @@
+"""The blocks that architectures share."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from youtu_llm.engine.models.spec import Model, ModelConfig
+from youtu_llm.ops.api import Batch, CacheStorage, Ops, Rope
+
+if TYPE_CHECKING:
+    from youtu_llm.engine.loader import Weights
+
+
+class GQAttention:
+    """Grouped-query attention (Ainslie et al. 2023) with rotary positions."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        ops: Ops,
+        rope: Rope,
+        layer: int,
+        *,
+        qkv_bias: bool,
+        out_name: str = "o_proj",
+        out_bias: bool = False,
+    ) -> None:
+        hidden = config.int("hidden_size")
+        self.num_heads, self.num_kv_heads, self.head_dim = head_shape(config)
+        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        self.qkv = weights.fused_linear(
+            ("q_proj", "k_proj", "v_proj"), hidden, (q, kv, kv), bias=qkv_bias
+        )
+        self.out = weights.linear(out_name, q, hidden, bias=out_bias)
+        self.ops, self.rope, self.layer = ops, rope, layer
+        self.scale = self.head_dim**-0.5
+
+    def forward(self, x: Tensor, batch: Batch, cache: CacheStorage) -> Tensor:
+        qkv = self.ops.linear(x, self.qkv)  # [T, (H + 2 G) * D]
+        q = self.ops.rope_cache(qkv, self.head_dim, self.rope, batch, cache, self.layer)
+        mixed = self.ops.gqa_attention(q, batch, cache, self.layer, self.scale)  # [T, H * D]
+        return self.ops.linear(mixed, self.out)
+
+
+class GatedMLP:
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, ops: Ops) -> None:
+        hidden, inner = config.int("hidden_size"), config.int("intermediate_size")
+        self.gate_up = weights.fused_linear(("gate_proj", "up_proj"), hidden, (inner, inner))
+        self.down = weights.linear("down_proj", inner, hidden)
+        self.ops = ops
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ops.linear(self.ops.silu_mul(self.ops.linear(x, self.gate_up)), self.down)
+
+
+class Attention(Protocol):
+    def forward(self, x: Tensor, batch: Batch, cache: CacheStorage) -> Tensor:
+        """[T, hidden] -> [T, hidden]; writes this step's cache entries."""
+
+
+class DecoderLayer:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, ops: Ops, attention: Attention
+    ) -> None:
+        hidden = config.int("hidden_size")
+        self.input_norm = weights.tensor("input_layernorm.weight", hidden)
+        self.attention = attention
+        self.post_norm = weights.tensor("post_attention_layernorm.weight", hidden)
+        self.mlp = GatedMLP(config, weights.under("mlp"), ops)
+
+
+class Decoder(Model):
+    """The pre-norm decoder of Llama and its kin; architectures differ in their attention."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope) -> None:
+        config.activation("silu")
+        hidden, vocab = config.int("hidden_size"), config.int("vocab_size")
+        self.ops = ops
+        self.eps = config.float("rms_norm_eps")
+        self.embedding = weights.embedding("model.embed_tokens", vocab, hidden)
+        self.layers = []
+        for i in range(config.int("num_hidden_layers")):
+            inner = weights.under(f"model.layers.{i}")
+            attention = self.make_attention(config, inner.under("self_attn"), ops, rope, i)
+            self.layers.append(DecoderLayer(config, inner, ops, attention))
+        self.norm = weights.tensor("model.norm.weight", hidden)
+        tied = config.bool("tie_word_embeddings", False)
+        self.head = self.embedding if tied else weights.embedding("lm_head", vocab, hidden)
+
+    @abc.abstractmethod
+    def make_attention(
+        self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
+    ) -> Attention:
+        """The attention block of one layer."""
+
+    @classmethod
+    def activation_width(cls, config: ModelConfig) -> int:
+        return 8 * config.int("hidden_size") + 3 * config.int("intermediate_size")
+
+    def forward(self, batch: Batch, cache: CacheStorage) -> Tensor:
+        ops = self.ops
+        x = ops.embed(batch.token_ids, self.embedding)  # [T, hidden], the residual stream
+        h = ops.rms_norm(x, self.layers[0].input_norm, self.eps)
+        next_norms = [*(layer.input_norm for layer in self.layers[1:]), self.norm]
+        for layer, next_norm in zip(self.layers, next_norms, strict=True):
+            out = layer.attention.forward(h, batch, cache)
+            h = ops.add_rms_norm(x, out, layer.post_norm, self.eps)
+            h = ops.add_rms_norm(x, layer.mlp.forward(h), next_norm, self.eps)
+        if batch.logit_rows is not None:
+            h = h[batch.logit_rows]  # [R, hidden]
+        return ops.logits(h, self.head)
+
+
+def head_shape(config: ModelConfig) -> tuple[int, int, int]:
+    """(query heads, key/value heads, values a head)."""
+    num_heads = config.int("num_attention_heads")
+    num_kv_heads = config.int("num_key_value_heads", num_heads)
+    head_dim = config.int("head_dim", config.int("hidden_size") // num_heads)
+    return num_heads, num_kv_heads, head_dim

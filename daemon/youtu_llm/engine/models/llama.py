@@ -1,0 +1,37 @@
+"""Llama (Touvron et al. 2023; Llama 3, Grattafiori et al. 2024; TinyLlama, Zhang et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from youtu_llm.engine.models.layers import Attention, Decoder, GQAttention, head_shape
+from youtu_llm.engine.models.spec import Extension, ModelConfig
+from youtu_llm.errors import ModelError
+from youtu_llm.ops.api import CacheSpec, Ops, Rope
+
+if TYPE_CHECKING:
+    from youtu_llm.engine.loader import Weights
+
+
+class Llama(Decoder):
+    """Grouped-query attention, gated MLP, no biases."""
+
+    extension = Extension("ntk", 2.0, warn=True)
+    qkv_bias = False
+
+    def make_attention(
+        self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
+    ) -> Attention:
+        for key in ("attention_bias", "mlp_bias"):
+            if config.bool(key, False):
+                raise ModelError(f"{config.source}: {key} is not implemented")
+        return GQAttention(config, weights, ops, rope, layer, qkv_bias=self.qkv_bias)
+
+    @classmethod
+    def cache_spec(cls, config: ModelConfig) -> CacheSpec:
+        _, num_kv_heads, head_dim = head_shape(config)
+        return CacheSpec(config.int("num_hidden_layers"), 2 * num_kv_heads * head_dim)
+
+    @classmethod
+    def rope_dim(cls, config: ModelConfig) -> int:
+        return head_shape(config)[2]

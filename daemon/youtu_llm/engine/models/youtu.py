@@ -1,0 +1,85 @@
+"""Youtu-LLM: dense layers with multi-head latent attention (MLA, DeepSeek-V2, Liu et al. 2024).
+
+The cache keeps one latent of 512 values and one rotated key part of 64 a token and layer, for
+all heads together; keys and values are made from it by `kv_b` when they are needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from youtu_llm.engine.models import rope as rope_module
+from youtu_llm.engine.models.layers import Attention, Decoder
+from youtu_llm.engine.models.spec import Extension, ModelConfig
+from youtu_llm.errors import ModelError
+from youtu_llm.ops.api import Batch, CacheSpec, CacheStorage, Ops, Rope
+
+if TYPE_CHECKING:
+    from youtu_llm.engine.loader import Weights
+
+
+class MLAttention:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
+    ) -> None:
+        hidden, eps = config.int("hidden_size"), config.float("rms_norm_eps")
+        heads, q_rank = config.int("num_attention_heads"), config.int("q_lora_rank")
+        self.rank, self.v_dim = config.int("kv_lora_rank"), config.int("v_head_dim")
+        self.head_dim = config.int("qk_nope_head_dim") + rope.dim
+        self.q_rank, self.num_heads, self.eps = q_rank, heads, eps
+        self.down = weights.fused_linear(
+            ("q_a_proj", "kv_a_proj_with_mqa"), hidden, (q_rank, self.rank + rope.dim)
+        )
+        self.q_norm = weights.tensor("q_a_layernorm.weight", q_rank)
+        self.q_b = weights.linear("q_b_proj", q_rank, heads * self.head_dim)
+        self.kv_norm = weights.tensor("kv_a_layernorm.weight", self.rank)
+        kv_b_out = heads * (config.int("qk_nope_head_dim") + self.v_dim)
+        self.kv_b = weights.linear("kv_b_proj", self.rank, kv_b_out)
+        self.out = weights.linear("o_proj", heads * self.v_dim, hidden)
+        self.ops, self.rope, self.layer = ops, rope, layer
+        self.scale = self.head_dim**-0.5
+        self.scale *= rope_module.mla_softmax_factor(config.rope_parameters)
+
+    def forward(self, x: Tensor, batch: Batch, cache: CacheStorage) -> Tensor:
+        ops = self.ops
+        down = ops.linear(x, self.down)  # [T, q_rank + rank + rope]
+        q = ops.rms_norm(down[:, : self.q_rank], self.q_norm, self.eps)
+        q = ops.linear(q, self.q_b).view(-1, self.num_heads, self.head_dim)  # [T, H, nope + rope]
+        latent = down[:, self.q_rank :]  # [T, rank + rope]
+        normed = ops.rms_norm(latent[:, : self.rank], self.kv_norm, self.eps)
+        latent = torch.cat([normed, latent[:, self.rank :]], dim=1)
+        q = ops.mla_rope_cache(q, latent, self.rope, batch, cache, self.layer)
+        mixed = ops.mla_attention(
+            q, self.kv_b, batch, cache, self.layer, self.v_dim, self.scale
+        )  # [T, H * v]
+        return ops.linear(mixed, self.out)
+
+
+class Youtu(Decoder):
+    """A cache of 576 values a token and layer, whatever the number of heads."""
+
+    # Trained for 131072 positions: the long-context flag only raises the limit.
+    extension = Extension("", 1.0)
+
+    def make_attention(
+        self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
+    ) -> Attention:
+        if config.bool("attention_bias", False):
+            raise ModelError(f"{config.source}: attention_bias is not implemented")
+        return MLAttention(config, weights, ops, rope, layer)
+
+    @classmethod
+    def cache_spec(cls, config: ModelConfig) -> CacheSpec:
+        width = config.int("kv_lora_rank") + config.int("qk_rope_head_dim")
+        return CacheSpec(config.int("num_hidden_layers"), width)
+
+    @classmethod
+    def rope_dim(cls, config: ModelConfig) -> int:
+        return config.int("qk_rope_head_dim")
+
+    @classmethod
+    def rope_interleaved(cls, config: ModelConfig) -> bool:
+        return config.bool("rope_interleave", True)

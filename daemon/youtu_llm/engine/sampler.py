@@ -1,0 +1,80 @@
+"""From logits to token ids."""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor
+
+from youtu_llm.engine.sequence import Sequence
+from youtu_llm.protocol import SamplingParams
+
+_MASK64 = (1 << 64) - 1
+
+
+class Sampler:
+    """Greedy, temperature, top-k, top-p, min-p, repetition penalty, seed.
+
+    The draw depends on the seed and the token's position alone, so an answer is the same in
+    any batch and after preemption.
+    """
+
+    def __init__(self) -> None:
+        # Which ids a sequence has said or read; only kept for those with a penalty.
+        self._seen: weakref.WeakKeyDictionary[Sequence, tuple[int, Tensor]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def sample(self, logits: Tensor, sequences: list[Sequence]) -> list[int]:
+        """logits [R, vocab] float32, a row for each sequence -> R token ids."""
+        for row, seq in zip(logits, sequences, strict=True):
+            if seq.params.repetition_penalty != 1.0:
+                _penalise(row, self._seen_mask(seq, row), seq.params.repetition_penalty)
+        greedy = logits.argmax(-1).tolist()
+        return [
+            token if seq.params.temperature == 0.0 else _draw(row, seq)
+            for row, token, seq in zip(logits, greedy, sequences, strict=True)
+        ]
+
+    def _seen_mask(self, seq: Sequence, row: Tensor) -> Tensor:
+        known, mask = self._seen.get(seq) or (0, torch.zeros_like(row, dtype=torch.bool))
+        known = min(known, len(seq.token_ids))  # a rebase shortens the text
+        mask[torch.tensor(seq.token_ids[known:], dtype=torch.int64, device=row.device)] = True
+        self._seen[seq] = (len(seq.token_ids), mask)
+        return mask
+
+
+def _penalise(row: Tensor, seen: Tensor, penalty: float) -> None:
+    """Repetition penalty of Keskar et al. 2019 (CTRL), in place on row [vocab]."""
+    torch.where(seen, torch.where(row > 0, row / penalty, row * penalty), row, out=row)
+
+
+def _draw(row: Tensor, seq: Sequence) -> int:
+    """One draw from row [vocab] by inverting the cumulative distribution."""
+    params = seq.params
+    row = row / params.temperature
+    ids: Tensor | None = None
+    if params.top_k:
+        row, ids = row.topk(min(params.top_k, row.shape[0]))  # sorted
+    elif params.top_p < 1.0:
+        row, ids = row.sort(descending=True)
+    probs = row.softmax(-1)
+    if params.top_p < 1.0:  # keep the first that reach top_p (Holtzman et al. 2020)
+        probs = probs * (probs.cumsum(-1) - probs < params.top_p)
+    if params.min_p > 0.0:  # Nguyen et al. 2024
+        probs = probs * (probs >= params.min_p * probs.max())
+    cumulative = probs.double().cumsum(-1)
+    point = _uniform(params, seq.num_prompt + seq.num_generated) * cumulative[-1]
+    index = int(torch.searchsorted(cumulative, point, right=True))
+    index = min(index, int(probs.nonzero()[-1]))  # rounding at the very end
+    return index if ids is None else int(ids[index])
+
+
+def _uniform(params: SamplingParams, position: int) -> float:
+    """A number in [0, 1) from (seed, position): SplitMix64 (Steele et al. 2014)."""
+    assert params.seed is not None, "the core draws a seed for requests without one"
+    z = (params.seed + (position + 1) * 0x9E3779B97F4A7C15) & _MASK64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return ((z ^ (z >> 31)) >> 11) / (1 << 53)

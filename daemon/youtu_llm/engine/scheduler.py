@@ -1,0 +1,283 @@
+"""What the next step computes. No torch.
+
+There is no prefill mode and no decode mode: each sequence has tokens that the cache must catch
+up with, under one token budget a step. Sequences with one token left (decodes) go first, then
+chunks of prompts in order of arrival. When pages run out, the newest sequence is preempted: it
+gives its pages back and is computed again later.
+
+The rolling window forgets whole pages: a token in page `a` sees the kept pages at the start and
+the newest ones up to `a`, `window_pages` together. What a token sees depends on its position
+alone, never on chunking or preemption. Positions stay absolute. The first page is always kept
+(attention sinks, Xiao et al. 2023), and so is the pinned system prompt. A sequence that reaches
+the model's last position is rebased: what is still visible moves to the front and is computed
+again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from youtu_llm.engine.page_pool import OutOfPages, PagePool, Prefix
+from youtu_llm.engine.sequence import Sequence
+from youtu_llm.protocol import PAGE_SIZE, FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a step and a sequence may take."""
+
+    max_num_seqs: int
+    max_step_tokens: int
+    max_model_len: int
+    window_pages: int = 0  # 0: no window
+    prefix_cache: bool = True
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step: how many tokens of which sequence."""
+
+    chunks: dict[Sequence, int] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.chunks.values())
+
+    @property
+    def copies(self) -> list[tuple[int, int]]:
+        """(from, to) pages to copy before the step."""
+        return [
+            (seq.copy_from, seq.page_of(seq.num_computed))
+            for seq in self.chunks
+            if seq.copy_from is not None
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a committed step did for one sequence."""
+
+    seq: Sequence
+    token_id: int | None
+    finish_reason: FinishReason | None
+
+
+def num_pages(num_tokens: int) -> int:
+    return -(-num_tokens // PAGE_SIZE)
+
+
+class Scheduler:
+    def __init__(
+        self, pool: PagePool, limits: Limits, eos_token_ids: frozenset[int] = frozenset()
+    ) -> None:
+        self.pool = pool
+        self.limits = limits
+        self.eos_token_ids = eos_token_ids
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in order of arrival
+        self.pinned: list[int] = []  # pages
+        self.pinned_ids: tuple[int, ...] = ()
+        self.num_preempted = 0
+        self._sequences: dict[str, Sequence] = {}
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, seq: Sequence) -> None:
+        if seq.id in self._sequences:
+            raise ValueError(f"request id {seq.id!r} is in use")
+        common = 0
+        while common < min(len(self.pinned_ids), seq.num_prompt):
+            if self.pinned_ids[common] != seq.token_ids[common]:
+                break
+            common += 1
+        seq.num_kept_pages = max(1, min(num_pages(common), self.limits.window_pages - 1))
+        self._sequences[seq.id] = seq
+        self.waiting.append(seq)
+
+    def abort(self, id: str) -> Sequence | None:
+        """End a sequence now; its pages are free when this returns."""
+        seq = self._sequences.get(id)
+        if seq is not None:
+            self._finish(seq)
+        return seq
+
+    # --- plan
+
+    def plan(self) -> Plan:
+        plan = Plan()
+        for seq in sorted(self.running, key=lambda s: s.num_uncomputed > 1):
+            if plan.num_tokens >= self.limits.max_step_tokens:
+                break
+            if seq in self.running:  # an earlier one may have preempted it
+                self._schedule(seq, plan)
+        while (
+            self.waiting
+            and len(self.running) < self.limits.max_num_seqs
+            and plan.num_tokens < self.limits.max_step_tokens
+        ):
+            if not self._admit(self.waiting[0]):
+                break
+            self._schedule(self.running[-1], plan)
+        return plan
+
+    def _schedule(self, seq: Sequence, plan: Plan) -> None:
+        """Give `seq` its share of the step, preempting newer sequences for pages."""
+        self._forget_old_pages(seq)
+        length = min(seq.num_uncomputed, self.limits.max_step_tokens - plan.num_tokens)
+        if self.limits.window_pages:
+            # Rows of one chunk see the same pages: once pages drop, a chunk ends with its page.
+            whole = self.limits.window_pages * PAGE_SIZE - seq.num_computed
+            page_rest = PAGE_SIZE - seq.num_computed % PAGE_SIZE
+            length = min(length, max(whole, page_rest))
+            length = min(length, self.limits.max_model_len - seq.num_computed)
+        needed = num_pages(seq.num_computed + length) - seq.num_dropped_pages
+        while len(seq.pages) < needed:
+            try:
+                seq.pages.append(self.pool.allocate())
+            except OutOfPages:
+                newest = self.running[-1]
+                self._preempt(newest, plan)
+                if newest is seq:
+                    return
+        plan.chunks[seq] = length
+
+    def _forget_old_pages(self, seq: Sequence) -> None:
+        window = self.limits.window_pages
+        if not window:
+            return
+        if seq.num_computed >= self.limits.max_model_len:
+            self._rebase(seq)
+        while seq.num_computed // PAGE_SIZE + 1 - seq.num_dropped_pages > window:
+            self.pool.release(seq.pages.pop(seq.num_kept_pages))
+            seq.num_dropped_pages += 1
+        forgotten = seq.num_rebased + seq.num_dropped_pages * PAGE_SIZE
+        seq.num_forgotten = max(seq.num_forgotten, forgotten)
+
+    def _rebase(self, seq: Sequence) -> None:
+        """Start again from the kept pages and the newest half of the window."""
+        kept = seq.num_kept_pages * PAGE_SIZE
+        tail = max(1, (self.limits.window_pages - seq.num_kept_pages) // 2) * PAGE_SIZE
+        cut = max(kept, seq.num_computed - tail)
+        self._give_back_pages(seq)
+        del seq.token_ids[kept:cut]
+        seq.num_rebased += cut - kept
+
+    def _admit(self, seq: Sequence) -> bool:
+        prefix = self.pool.find(seq.token_ids) if self.limits.prefix_cache else Prefix()
+        taken = [*prefix.pages, *([prefix.partial[0]] if prefix.partial else [])]
+        taken_free = sum(self.pool.references(page) == 0 for page in taken)
+        total = num_pages(len(seq.token_ids))
+        if self.limits.window_pages:
+            total = min(total, max(self.limits.window_pages, len(prefix.pages) + 1))
+        fresh = total - len(prefix.pages)
+        if fresh + taken_free > self.pool.num_free:
+            return False
+        self.waiting.popleft()
+        self.running.append(seq)
+        for page in taken:
+            self.pool.share(page)
+        seq.pages = list(prefix.pages)
+        seq.page_keys = list(prefix.keys)
+        seq.num_computed = len(prefix.pages) * PAGE_SIZE
+        if prefix.partial:
+            seq.copy_from, length = prefix.partial
+            seq.pages.append(self.pool.allocate())
+            seq.num_computed += length
+        if seq.started_s is None:
+            seq.started_s = time.monotonic()
+            seq.num_cached = seq.num_computed
+        return True
+
+    def _preempt(self, seq: Sequence, plan: Plan) -> None:
+        plan.chunks.pop(seq, None)
+        self.running.remove(seq)
+        self._give_back_pages(seq)
+        self.waiting.appendleft(seq)
+        self.num_preempted += 1
+
+    # --- commit
+
+    def commit(self, plan: Plan, sampled: dict[Sequence, int]) -> list[Progress]:
+        """Book what a step computed. `sampled` has a token for each sequence that caught up."""
+        progress = []
+        for seq, length in plan.chunks.items():
+            self._release_copy(seq)
+            seq.num_computed += length
+            self._name_full_pages(seq)
+            if seq.num_uncomputed:
+                continue
+            progress.append(self._append(seq, sampled[seq]))
+        return progress
+
+    def _release_copy(self, seq: Sequence) -> bool:
+        if seq.copy_from is None:
+            return False
+        self.pool.release(seq.copy_from)
+        seq.copy_from = None
+        return True
+
+    def _append(self, seq: Sequence, token_id: int) -> Progress:
+        params = seq.params
+        reason: FinishReason | None = None
+        emitted: int | None = token_id
+        is_eos = token_id in self.eos_token_ids and not params.ignore_eos
+        if params.max_new_tokens == 0:
+            emitted, reason = None, "length"
+        elif is_eos or token_id in params.stop_token_ids:
+            emitted, reason = None, "stop"
+        else:
+            seq.token_ids.append(token_id)
+            seq.num_generated += 1
+            full = len(seq.token_ids) >= self.limits.max_model_len and not self.limits.window_pages
+            if seq.num_generated >= params.max_new_tokens or full:
+                reason = "length"
+        if reason is not None:
+            self._finish(seq)
+        return Progress(seq, emitted, reason)
+
+    def _name_full_pages(self, seq: Sequence) -> None:
+        while (len(seq.page_keys) + 1) * PAGE_SIZE <= seq.num_computed:
+            start = len(seq.page_keys) * PAGE_SIZE
+            tokens = seq.token_ids[start : start + PAGE_SIZE]
+            parent = seq.page_keys[-1] if seq.page_keys else self.pool.root
+            seq.page_keys.append(self._describe(seq.page_of(start), parent, tokens))
+
+    def _describe(self, page: int, parent: bytes, tokens: list[int]) -> bytes:
+        if not self.limits.prefix_cache:
+            return b""
+        return self.pool.describe(page, parent, tokens) or b""
+
+    def _finish(self, seq: Sequence) -> None:
+        del self._sequences[seq.id]
+        if seq in self.running:
+            self.running.remove(seq)
+        else:
+            self.waiting.remove(seq)
+        self._give_back_pages(seq)
+
+    def _give_back_pages(self, seq: Sequence) -> None:
+        """Release all pages, last first: prefixes outlive what follows them."""
+        start = len(seq.page_keys) * PAGE_SIZE
+        copy_is_pending = self._release_copy(seq)
+        if start < seq.num_computed and not copy_is_pending:
+            parent = seq.page_keys[-1] if seq.page_keys else self.pool.root
+            tail = seq.token_ids[start : seq.num_computed]
+            self._describe(seq.page_of(start), parent, tail)
+        while seq.pages:
+            self.pool.release(seq.pages.pop())
+        seq.page_keys = []
+        seq.num_computed = 0
+        seq.num_dropped_pages = 0
+
+    # --- pins
+
+    def pin_when_done(self, seq: Sequence) -> None:
+        """Keep the pages of a sequence, which is about to be computed whole, for good."""
+        self.pinned_ids = tuple(seq.token_ids)
+        for page in seq.pages:
+            self.pool.share(page)
+            self.pinned.append(page)
