@@ -103,3 +103,7 @@ class EngineFault(YoutuError):
     code = "engine_error"
     status = 500
     retryable = True
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or self.code

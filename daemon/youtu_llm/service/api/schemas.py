@@ -1,0 +1,181 @@
+"""Request bodies. Every field has an upper bound; a test walks the schemas to see that."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from aiohttp import web
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import from_json
+
+from youtu_llm.errors import InvalidRequest, UnsupportedMediaType
+
+MAX_BODY_BYTES = 1 << 20
+MAX_MESSAGES = 512
+MAX_NEW_TOKENS = 131_072
+
+Text = Annotated[str, StringConstraints(max_length=MAX_BODY_BYTES)]
+Name = Annotated[str, StringConstraints(max_length=200)]
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+StopStrings = Annotated[list[StopString], Field(max_length=8)]
+NewTokens = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)]
+Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+TopK = Annotated[int, Field(ge=0, le=1000)]
+TopP = Annotated[float, Field(gt=0.0, le=1.0)]
+MinP = Annotated[float, Field(ge=0.0, le=1.0)]
+RepetitionPenalty = Annotated[float, Field(ge=0.5, le=2.0)]
+Seed = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class OpenAIBody(Body):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Message(Body):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Text
+
+
+class ResponseFormat(OpenAIBody):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+
+
+class ChatBody(Body):
+    """POST /chat."""
+
+    prompt: Text | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    session: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    stream: bool | None = None
+    max_new_tokens: NewTokens | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: TopP | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    seed: Seed | None = None
+    stop: StopStrings | None = None
+    postprocess: bool | None = None
+    response_format: ResponseFormat | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ChatBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
+class ContentPart(OpenAIBody):
+    type: Literal["text"]
+    text: Text
+
+
+class OpenAIMessage(OpenAIBody):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[ContentPart], Field(max_length=MAX_MESSAGES)]
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class StreamOptions(OpenAIBody):
+    include_usage: bool = False
+
+
+class OpenAISampling(OpenAIBody):
+    """What both OpenAI routes take; the last five are ours."""
+
+    model: Name | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    max_tokens: NewTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: Seed | None = None
+    stop: StopString | StopStrings | None = None
+    response_format: ResponseFormat | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    ignore_eos: bool = False
+    postprocess: bool | None = None
+
+    @property
+    def stop_strings(self) -> list[str] | None:
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+class ChatCompletionBody(OpenAISampling):
+    messages: Annotated[list[OpenAIMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: NewTokens | None = None
+
+
+class CompletionBody(OpenAISampling):
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
+
+    @property
+    def text(self) -> str:
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
+
+class ProfileBody(Body):
+    """PUT /profile."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", max_length=64)]
+
+
+BODIES: tuple[type[Body], ...] = (ChatBody, ChatCompletionBody, CompletionBody, ProfileBody)
+
+B = TypeVar("B", bound=Body)
+
+
+async def read_body(request: web.Request, schema: type[B]) -> B:
+    """The body as `schema`. Raises InvalidRequest naming the field, UnsupportedMediaType."""
+    if request.content_type != "application/json":
+        raise UnsupportedMediaType("send Content-Type: application/json")
+    value = strict_json(await request.read())
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def strict_json(data: bytes) -> Any:
+    """JSON without NaN, infinities, lone surrogates or keys given twice. Raises InvalidRequest."""
+    try:
+        value = from_json(data, allow_inf_nan=False)
+        # The parser above takes a repeated key's last value; another program may take the first.
+        json.loads(data, object_pairs_hook=_refuse_repeated_keys)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+    return value
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ValueError("an object has the same key twice")
+
+
+def _explain(error: ValidationError) -> InvalidRequest:
+    """The first problem in words, and where it is."""
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(map(str, problem["loc"]))
+    what = problem["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"{where}: {what}" if where else what, param=where or None)

@@ -1,0 +1,58 @@
+"""Server-sent events: one writer, keep-alives, and a deadline for clients that stop reading."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from pydantic_core import to_json
+
+KEEP_ALIVE_S = 15.0
+WRITE_DEADLINE_S = 15.0
+
+
+class EventStream:
+    """`named`: events carry `event: NAME` (ours); otherwise only data lines (OpenAI's)."""
+
+    def __init__(self, request: web.Request, *, named: bool) -> None:
+        self._request = request
+        self._named = named
+        self._keep_alive: asyncio.Task[None] | None = None
+        self.response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",
+            }
+        )
+
+    async def open(self) -> None:
+        await self.response.prepare(self._request)
+        self._keep_alive = asyncio.get_running_loop().create_task(self._stay_alive())
+
+    async def send(self, event: str, data: Any) -> None:
+        """Raises ConnectionError when the client is gone or has stopped reading."""
+        head = b"event: " + event.encode() + b"\n" if self._named else b""
+        await self._write(head + b"data: " + to_json(data) + b"\n\n")
+
+    async def send_raw(self, data: bytes) -> None:
+        await self._write(data)
+
+    async def close(self) -> None:
+        if self._keep_alive is not None:
+            self._keep_alive.cancel()
+        await self.response.write_eof()
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            await asyncio.wait_for(self.response.write(data), WRITE_DEADLINE_S)
+        except asyncio.TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError("the client stopped reading") from None
+
+    async def _stay_alive(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_S)
+            await self._write(b":\n\n")

@@ -1,0 +1,180 @@
+"""One answer in the making: the engine's tokens become text, and an ending."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from youtu_llm.config import Settings
+from youtu_llm.errors import EngineFault
+from youtu_llm.postprocess import PunctuationStream
+from youtu_llm.protocol import Output, Usage
+from youtu_llm.service.engine_client import OutputStream
+from youtu_llm.service.metrics import Metrics
+from youtu_llm.text.stream import TextStream
+
+# What /chat says. OpenAI's routes only have the first two.
+FinishReason = Literal["stop", "length", "cancelled", "time_limit", "shutdown"]
+
+
+@dataclass(frozen=True)
+class Timings:
+    queue_ms: float
+    ttft_ms: float
+    decode_tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class Result:
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass
+class _Clock:
+    """Monotonic seconds."""
+
+    received_at: float = field(default_factory=time.monotonic)
+    submitted_at: float = 0.0
+    first_token_at: float = 0.0
+    last_token_at: float = 0.0
+
+
+class Generation:
+    """An async iterator over the answer's text; afterwards `result` is set.
+
+    Raises EngineFault when the engine fails it. Order: bytes to text, stop strings,
+    punctuation.
+    """
+
+    def __init__(self, id: str, settings: Settings, metrics: Metrics) -> None:
+        self.id = id
+        self.settings = settings  # those it was admitted under; a switch does not touch it
+        self.clock = _Clock()
+        self.num_prompt_tokens = 0
+        self.num_tokens = 0
+        self.result: Result | None = None
+        self._metrics = metrics
+        self._outputs: OutputStream | None = None
+        self._text: TextStream | None = None
+        self._punctuation: PunctuationStream | None = None
+        self._parts: list[str] = []
+        self._unread = ""
+        self._stopped_by: FinishReason | None = None
+
+    async def begin(
+        self,
+        submit: Callable[[], OutputStream],
+        text: TextStream,
+        punctuation: PunctuationStream | None,
+    ) -> None:
+        """Submits and waits for the engine's first event, which decides the HTTP status."""
+        self._text, self._punctuation = text, punctuation
+        self.clock.submitted_at = time.monotonic()
+        self._outputs = submit()
+        if self._stopped_by is not None:
+            self._outputs.abort()
+        await self._read()
+
+    def stop(self, reason: FinishReason) -> None:
+        """Ends the answer with what it has, at the engine's next step. The first reason counts."""
+        if self._stopped_by is None and self.result is None:
+            self._stopped_by = reason
+            self.abort()
+
+    def abort(self) -> None:
+        """Frees the engine's side. Idempotent."""
+        if self._outputs is not None and self.result is None:
+            self._outputs.abort()
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> str:
+        while not self._unread:
+            if self.result is not None:
+                raise StopAsyncIteration
+            await self._read()
+        delta, self._unread = self._unread, ""
+        return delta
+
+    async def _read(self) -> None:
+        """Takes one Output in."""
+        assert self._outputs is not None
+        assert self._text is not None
+        output = await self._outputs.__anext__()
+        if output.finish_reason == "error":
+            raise EngineFault(output.error_message, code=output.error_code)
+        if output.token_ids and self._stopped_by is None:
+            self._tick(len(output.token_ids))
+            self._say(self._text.push(output.token_ids))
+            if self._text.stop_hit:
+                self.stop("stop")
+        if output.finish_reason is not None:
+            self._finish(output)
+
+    def _say(self, delta: str) -> None:
+        if self._punctuation is not None:
+            delta = self._punctuation.push(delta)
+        self._append(delta)
+
+    def _append(self, delta: str) -> None:
+        if delta:
+            self._unread += delta
+            self._parts.append(delta)
+
+    def _tick(self, num_tokens: int) -> None:
+        now = time.monotonic()
+        clock = self.clock
+        if self.num_tokens == 0:
+            clock.first_token_at = now
+            ttft_s = now - clock.received_at
+            self._metrics.ttft.observe(ttft_s)
+            budget_ms = self.settings.budget.first_word_ms
+            if budget_ms and ttft_s * 1e3 > budget_ms:
+                self._metrics.first_word_missed.labels(self.settings.profile).inc()
+        else:
+            self._metrics.inter_token.observe((now - clock.last_token_at) / num_tokens)
+        clock.last_token_at = now
+        self.num_tokens += num_tokens
+
+    def _finish(self, output: Output) -> None:
+        assert self._text is not None
+        reason: FinishReason
+        if self._stopped_by is not None:
+            reason = self._stopped_by
+        elif output.finish_reason == "length":
+            reason = "length"
+        elif output.finish_reason == "stop":
+            reason = "stop"
+        else:
+            reason = "cancelled"
+        self._say(self._text.finish())
+        if self._punctuation is not None:
+            self._append(self._punctuation.finish(reason))
+        usage = output.usage or Usage(self.num_prompt_tokens, completion_tokens=self.num_tokens)
+        self.result = Result("".join(self._parts), reason, usage, self._timings(usage))
+        self._count(self.result)
+
+    def _timings(self, usage: Usage) -> Timings:
+        clock = self.clock
+        decode_s = clock.last_token_at - clock.first_token_at
+        queue_s = clock.submitted_at - clock.received_at + usage.queue_s
+        ttft_s = max(0.0, clock.first_token_at - clock.received_at)
+        return Timings(
+            queue_ms=round(queue_s * 1e3, 3),
+            ttft_ms=round(ttft_s * 1e3, 3),
+            decode_tokens_per_s=round((self.num_tokens - 1) / decode_s, 3) if decode_s else 0.0,
+        )
+
+    def _count(self, result: Result) -> None:
+        metrics, usage = self._metrics, result.usage
+        metrics.requests.labels(result.finish_reason, self.settings.profile).inc()
+        metrics.queue.observe(result.timings.queue_ms / 1e3)
+        metrics.prompt_tokens.inc(usage.prompt_tokens)
+        metrics.cached_tokens.inc(usage.cached_tokens)
+        metrics.completion_tokens.inc(usage.completion_tokens)

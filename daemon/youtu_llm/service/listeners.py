@@ -1,0 +1,87 @@
+"""The two sockets of the one application."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import stat
+from pathlib import Path
+
+from aiohttp import web
+
+from youtu_llm.config import ServiceSection
+from youtu_llm.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+SOCKET_MODE = 0o660  # for the owner and the group, `youtu` under systemd
+PROBE_S = 2.0
+BACKLOG = 256
+
+
+def refuse_exposure(service: ServiceSection) -> None:
+    """Raises ConfigError when TCP would be open to other machines without a key."""
+    if service.port and not service.api_key and not _is_loopback(service.host):
+        raise ConfigError(
+            f"service.host: {service.host} can be reached from other machines: set"
+            " service.api_key, or listen on 127.0.0.1"
+        )
+
+
+async def open_all(runner: web.AppRunner, service: ServiceSection) -> None:
+    """Raises ConfigError when an address is taken or cannot be used."""
+    path = Path(service.socket)
+    await web.SockSite(runner, unix_socket(path), backlog=BACKLOG).start()
+    logger.info("listening on unix://%s", path)
+    if service.port:
+        try:
+            await web.TCPSite(runner, service.host, service.port, backlog=BACKLOG).start()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {service.host}:{service.port} ({error.strerror}): set"
+                " service.port to a free one, or to 0 for the Unix socket only"
+            ) from error
+        logger.info("listening on http://%s:%d", service.host, service.port)
+
+
+def unix_socket(path: Path) -> socket.socket:
+    """Bound to `path`, mode 0660. A file nobody answers on is replaced. Raises ConfigError."""
+    if _is_answering(path):
+        raise ConfigError(f"another daemon answers on {path}: stop it, or set service.socket")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.fchmod(listener.fileno(), SOCKET_MODE)  # bind takes this, less the umask: never wider
+        listener.bind(str(path))
+        path.chmod(SOCKET_MODE)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {path}: {error.strerror}") from error
+    return listener
+
+
+def _is_answering(path: Path) -> bool:
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise ConfigError(f"{path} is a file and not a socket: move it, or set service.socket")
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_S)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False  # left behind by a daemon that was killed
+        except OSError as error:
+            raise ConfigError(f"cannot probe {path}: {error.strerror or error}") from error
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,190 @@
+"""From what was asked to a running generation: admission, defaults and bounds, ids, submit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from youtu_llm.config import Settings
+from youtu_llm.errors import ContextLengthExceeded, InvalidRequest, QueueFull
+from youtu_llm.postprocess import PunctuationStream
+from youtu_llm.protocol import SamplingParams
+from youtu_llm.service.engine_client import EngineClient
+from youtu_llm.service.generation import Generation
+from youtu_llm.service.metrics import Metrics
+from youtu_llm.service.state import Status
+from youtu_llm.text.stream import TextStream
+from youtu_llm.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request, whichever route it came by. None: the live profile's value."""
+
+    id: str
+    messages: Sequence[Mapping[str, str]] = ()  # for the chat template
+    text: str | None = None  # instead of messages: continued as it stands
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: Sequence[str] | None = None
+    postprocess: bool | None = None
+    ignore_eos: bool = False
+
+
+class Pipeline:
+    """`settings` may be replaced while it runs; a request keeps those it was admitted under."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        status: Status,
+        client: EngineClient,
+        metrics: Metrics,
+        encoders: Executor,
+    ) -> None:
+        self.settings = settings
+        self.tokenizer: Tokenizer | None = None  # of the live model, once it is read
+        self.live: dict[str, Generation] = {}
+        self._status = status
+        self._client = client
+        self._metrics = metrics
+        self._encoders = encoders
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def capacity(self) -> int:
+        """Most requests taken at a time: those computed together and those that may wait."""
+        return self.settings.engine.max_num_seqs + self.settings.service.queue_size
+
+    @contextlib.asynccontextmanager
+    async def generate(self, ask: Ask) -> AsyncIterator[Generation]:
+        """The generation, once the engine's first event is there; leaving the block frees it.
+
+        Raises InvalidRequest, ContextLengthExceeded, QueueFull, EngineUnavailable, EngineFault.
+        """
+        settings = self.settings
+        self._admit(ask)
+        generation = self.live[ask.id] = Generation(ask.id, settings, self._metrics)
+        self._idle.clear()
+        deadline = asyncio.get_running_loop().call_later(
+            settings.bounds.request_time_s, generation.stop, "time_limit"
+        )
+        try:
+            await self._begin(generation, ask, settings)
+            yield generation
+        finally:
+            deadline.cancel()
+            generation.abort()
+            del self.live[ask.id]
+            if not self.live:
+                self._idle.set()
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Whether every request ended in time."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        return not self.live
+
+    def _admit(self, ask: Ask) -> None:
+        self._status.require_ready()
+        if ask.id in self.live:
+            raise InvalidRequest(f"a request with the id «{ask.id}» is still running")
+        if len(self.live) >= self.capacity:
+            raise QueueFull(
+                f"{len(self.live)} requests are being answered or wait, which is the most"
+                " (engine.max_num_seqs + service.queue_size); try again shortly"
+            )
+
+    async def _begin(self, generation: Generation, ask: Ask, settings: Settings) -> None:
+        params = sampling_params(ask, settings)
+        tokenizer = self.tokenizer
+        assert tokenizer is not None  # ready means that both halves of the model are there
+        prompt_ids = await asyncio.get_running_loop().run_in_executor(
+            self._encoders, _encoder(tokenizer, ask, settings)
+        )
+        num_prompt = generation.num_prompt_tokens = len(prompt_ids)
+        n_ctx = self._status.require_ready().max_model_len
+        params = fit(params, num_prompt, n_ctx, settings)
+        sampling = settings.sampling
+        stop = sampling.stop if ask.stop is None else tuple(ask.stop)
+        punctuate = settings.text.postprocess if ask.postprocess is None else ask.postprocess
+        await generation.begin(
+            lambda: self._client.submit(ask.id, prompt_ids, params),
+            TextStream(tokenizer, stop),
+            PunctuationStream() if punctuate else None,
+        )
+
+
+def sampling_params(ask: Ask, settings: Settings) -> SamplingParams:
+    """The profile's defaults under what was asked. Raises InvalidRequest over a bound."""
+    sampling, bounds = settings.sampling, settings.bounds
+    if ask.max_new_tokens is not None and ask.max_new_tokens > bounds.max_new_tokens:
+        raise InvalidRequest(
+            f"max_new_tokens is {ask.max_new_tokens}, but the profile «{settings.profile}» allows"
+            f" at most {bounds.max_new_tokens} (bounds.max_new_tokens)",
+            param="max_new_tokens",
+        )
+
+    def pick(name: str) -> Any:
+        asked = getattr(ask, name)
+        return getattr(sampling, name) if asked is None else asked
+
+    return SamplingParams(
+        max_new_tokens=min(pick("max_new_tokens"), bounds.max_new_tokens),
+        temperature=pick("temperature"),
+        top_k=pick("top_k"),
+        top_p=pick("top_p"),
+        min_p=pick("min_p"),
+        repetition_penalty=pick("repetition_penalty"),
+        seed=pick("seed"),
+        ignore_eos=ask.ignore_eos,
+    )
+
+
+def fit(params: SamplingParams, num_prompt: int, n_ctx: int, settings: Settings) -> SamplingParams:
+    """Cuts max_new_tokens to the context's rest. Raises ContextLengthExceeded without one."""
+    if num_prompt == 0:
+        raise InvalidRequest("the prompt is empty", param="prompt")
+    bound = settings.bounds.max_prompt_tokens
+    if num_prompt > bound:
+        raise InvalidRequest(
+            f"the prompt has {num_prompt} tokens, but the profile «{settings.profile}» takes at"
+            f" most {bound} (bounds.max_prompt_tokens)",
+            param="messages",
+        )
+    room = n_ctx - num_prompt
+    if room < 1:
+        raise ContextLengthExceeded(
+            f"the prompt has {num_prompt} tokens and the context {n_ctx}: shorten the prompt",
+            param="messages",
+            n_prompt_tokens=num_prompt,
+            n_ctx=n_ctx,
+        )
+    if params.max_new_tokens <= room:
+        return params
+    return msgspec.structs.replace(params, max_new_tokens=room)
+
+
+def _encoder(tokenizer: Tokenizer, ask: Ask, settings: Settings) -> Callable[[], list[int]]:
+    """The work for the executor: templates and long texts would hold up the loop."""
+    if ask.text is not None:
+        text = ask.text
+        return lambda: tokenizer.encode(text)
+    messages = [dict(message) for message in ask.messages]
+    system = settings.text.system_prompt
+    if system and all(message["role"] != "system" for message in messages):
+        messages.insert(0, {"role": "system", "content": system})
+    thinking = settings.text.enable_thinking
+    return lambda: tokenizer.encode_chat(messages, enable_thinking=thinking)

@@ -1,0 +1,146 @@
+"""Where the daemon stands: one mutable record, in words that log, /health and systemd share.
+
+The supervisor writes it; admission, /health, /metrics and systemd only read it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from youtu_llm.errors import EngineUnavailable
+from youtu_llm.protocol import Heartbeat, Hello, MemoryStats, PageStats
+
+
+class State(str, Enum):
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+
+
+# state -> (code of the 503, Retry-After in seconds)
+_REFUSALS = {
+    State.STARTING: ("loading", 2),
+    State.LOADING: ("loading", 2),
+    State.DRAINING: ("draining", 10),
+    State.RESTARTING: ("engine_restarting", 2),
+    State.FAILED: ("failed", 60),
+}
+_DEFAULT_REASONS = {
+    State.STARTING: "the daemon is starting",
+    State.LOADING: "the model is being loaded",
+    State.READY: "",
+    State.DRAINING: "the daemon is shutting down",
+    State.RESTARTING: "the engine is being restarted",
+    State.FAILED: "the engine failed",
+}
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Why an engine ended, and the last lines it said."""
+
+    reason: str
+    unix_time: float
+    log: tuple[str, ...]
+
+
+class Status:
+    def __init__(self) -> None:
+        self.state = State.STARTING
+        self.reason = _DEFAULT_REASONS[State.STARTING]
+        self.hello: Hello | None = None
+        self.restarts = 0
+        self.last_crash: Crash | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._heard_at = 0.0  # monotonic
+        self._listeners: list[Callable[[Status], None]] = []
+
+    def listen(self, listener: Callable[[Status], None]) -> None:
+        """`listener` is called after every change of state, and now."""
+        self._listeners.append(listener)
+        listener(self)
+
+    def change(self, state: State, reason: str = "") -> None:
+        if state is not State.READY and state is not State.DRAINING:
+            self.hello = None
+            self._heartbeat = None
+        self.state = state
+        self.reason = reason or _DEFAULT_REASONS[state]
+        for listener in self._listeners:
+            listener(self)
+
+    def heard(self, heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
+        self._heard_at = time.monotonic()
+
+    def require_ready(self) -> Hello:
+        """The live engine's limits. Raises EngineUnavailable with the reason otherwise."""
+        if self.state is State.READY and self.hello is not None:
+            return self.hello
+        raise self.unavailable()
+
+    def unavailable(self) -> EngineUnavailable:
+        code, retry_after_s = _REFUSALS[self.state]
+        return EngineUnavailable(self.reason, code=code, retry_after_s=retry_after_s)
+
+    @property
+    def phase(self) -> str:
+        return self._heartbeat.phase if self._heartbeat else "starting"
+
+    @property
+    def num_running(self) -> int:
+        return self._heartbeat.running if self._heartbeat else 0
+
+    @property
+    def pages(self) -> PageStats:
+        """As of the last heartbeat; until one tells, as of the hello."""
+        if self._heartbeat and self._heartbeat.pages.limit:
+            return self._heartbeat.pages
+        return self.hello.pages if self.hello else PageStats()
+
+    @property
+    def memory(self) -> MemoryStats:
+        if self._heartbeat and self._heartbeat.memory.total:
+            return self._heartbeat.memory
+        return self.hello.memory if self.hello else MemoryStats()
+
+    def __str__(self) -> str:
+        """One line for a person: the log and systemd's STATUS=."""
+        return f"{self.state.value}: {self.reason}" if self.reason else self.state.value
+
+    def report(self, *, with_log: bool) -> dict[str, Any]:
+        """The engine's part of /health. `with_log` adds the crashed engine's last lines."""
+        engine: dict[str, Any] = {
+            "phase": self.phase,
+            "last_step_age_s": (
+                round(time.monotonic() - self._heard_at, 3) if self._heartbeat else None
+            ),
+            "restarts": self.restarts,
+        }
+        if self._heartbeat and self._heartbeat.phase == "loading":
+            engine["progress"] = round(self._heartbeat.progress, 3)
+        if self.last_crash is not None:
+            crash = {"reason": self.last_crash.reason, "unix_time": self.last_crash.unix_time}
+            engine["last_crash"] = crash | ({"log": self.last_crash.log} if with_log else {})
+        hello = self.hello
+        return {
+            "state": self.state.value,
+            **({"reason": self.reason} if self.reason else {}),
+            "backend": hello.backend if hello else None,
+            "device": hello.device if hello else None,
+            "architecture": hello.architecture if hello else None,
+            "max_model_len": hello.max_model_len if hello else None,
+            "engine": engine,
+            "pages": msgspec.to_builtins(self.pages),
+            "memory": msgspec.to_builtins(self.memory),
+            "degraded": list(hello.degraded) if hello else [],
+        }

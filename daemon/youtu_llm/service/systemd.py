@@ -1,0 +1,51 @@
+"""What systemd is told (sd_notify(3)). Without NOTIFY_SOCKET every call does nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+
+from youtu_llm.service.state import State, Status
+
+LOADING_EXTENSION_S = 30
+
+
+class Notifier:
+    """READY=1 goes out once, when requests can be answered, be it with a 503 and its reason."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._watchdog_s = int(environ.get("WATCHDOG_USEC", "0")) / 1e6
+        self._is_ready = False
+        self._is_loading = False
+
+    def notify(self, *lines: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.sendto("\n".join(lines).encode(), self._address)
+
+    def follow(self, status: Status) -> None:
+        """A listener of Status."""
+        self._is_loading = status.state in (State.STARTING, State.LOADING, State.RESTARTING)
+        lines = [f"STATUS={status}"]
+        if status.state is State.DRAINING:
+            lines.append("STOPPING=1")
+        elif status.state in (State.READY, State.FAILED) and not self._is_ready:
+            self._is_ready = True
+            lines.append("READY=1")
+        self.notify(*lines)
+
+    async def beat(self) -> None:
+        """Feeds the watchdog from the service's own loop, never gated on the engine."""
+        interval_s = min(self._watchdog_s / 3 or LOADING_EXTENSION_S / 3, LOADING_EXTENSION_S / 3)
+        while self._address:
+            lines = ["WATCHDOG=1"] if self._watchdog_s else []
+            if self._is_loading and not self._is_ready:
+                lines.append(f"EXTEND_TIMEOUT_USEC={LOADING_EXTENSION_S * 1_000_000}")
+            if lines:
+                self.notify(*lines)
+            await asyncio.sleep(interval_s)

@@ -1,0 +1,103 @@
+"""A real daemon process with a fake engine process behind it, on real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+TESTS = Path(__file__).parents[1]
+RUN_DAEMON = TESTS / "service" / "run_daemon.py"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Daemon:
+    """`config` is config.yaml as a tree; `folder` must have a short path (Unix sockets)."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], engine_args: list[str]) -> None:
+        self.socket = folder / "y.sock"
+        self.port = free_port()
+        model = folder / "model"
+        model.mkdir(exist_ok=True)
+        (model / "config.json").write_text("{}")
+        service = {"socket": str(self.socket), "port": self.port} | config.get("service", {})
+        tree = {"model": {"name": str(model)}} | config | {"service": service}
+        (folder / "config.yaml").write_text(json.dumps(tree))
+        self.log = folder / "log"
+        path = os.pathsep.join([str(TESTS.parent / "daemon"), str(TESTS), *sys.path])
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(RUN_DAEMON), str(folder / "config.yaml"), *engine_args],
+                env=os.environ | {"PYTHONPATH": path},
+                stderr=log,
+            )
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(
+            base_url="http://youtu", transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=30
+        )
+
+    def health(self) -> dict[str, Any]:
+        body: dict[str, Any] = self.http.get("/health").json()
+        return body
+
+    def wait(self, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """/health once it is so; pytest's time limit ends a wait in vain."""
+        self._wait_for_listener()
+        while not is_so(health := self.health()):
+            time.sleep(0.02)
+        return health
+
+    def _wait_for_listener(self) -> None:
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(self.socket)) == 0:
+                    return
+            time.sleep(0.02)
+
+    def wait_for(self, state: str) -> dict[str, Any]:
+        return self.wait(lambda health: health["state"] == state)
+
+    def engine(self) -> psutil.Process:
+        (child,) = psutil.Process(self.process.pid).children()
+        return child
+
+    def chat(self, prompt: str, **options: Any) -> httpx.Response:
+        return self.http.post("/chat", json={"prompt": prompt, "stream": False, **options})
+
+    def stream(self, prompt: str, **options: Any) -> Any:
+        """A context manager of the response."""
+        return self.http.stream("POST", "/chat", json={"prompt": prompt, **options})
+
+    def stop(self) -> int:
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait()
+
+
+def events(response: httpx.Response) -> Iterator[tuple[str, Any]]:
+    """(event, data) of a stream of ours, as they come."""
+    name = ""
+    for line in response.iter_lines():
+        key, _, value = line.partition(": ")
+        if key == "event":
+            name = value
+        elif key == "data":
+            yield name, json.loads(value)

@@ -1,0 +1,32 @@
+"""`youtu serve` with the fake engine and the byte tokenizer: run_daemon.py CONFIG ENGINE_ARGS..."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from byte_tokenizer import ByteTokenizer
+from youtu_llm import config
+from youtu_llm.errors import YoutuError
+from youtu_llm.service import app
+
+FAKE_ENGINE = Path(__file__).parents[1] / "fake_engine.py"
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    path, *engine_args = sys.argv[1:]
+    loaded = config.load(
+        Path(path), profile_dirs=[Path(path).parent / "profiles"], environ={}, flags={}
+    )
+    command = (sys.executable, str(FAKE_ENGINE), *engine_args)
+    try:
+        return app.run(loaded, engine_command=command, load_tokenizer=ByteTokenizer.load)
+    except YoutuError as error:
+        print(error.message, file=sys.stderr)
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
