@@ -216,11 +216,10 @@ def _profile_layer(upper: Sequence[_Layer], profile_dirs: Sequence[Path]) -> _La
     available = profiles(profile_dirs)
     if name not in available:
         there = (NO_PROFILE, *available)
-        near = explain.nearest(name, there)
-        message = f"no such profile (got {explain.show(name)})" + _did_you_mean(near)
-        message += f"; there are {', '.join(there)}"
-        where = chooser.places["profile",]
-        return _Layer(problems=[Problem(where, "profile", message)])
+        message = f"no such profile (got {explain.show(name)})"
+        message += _did_you_mean(explain.nearest(name, there)) + f"; there are {', '.join(there)}"
+        chooser.problems.append(Problem(chooser.places["profile",], "profile", message))
+        return _Layer()
     layer = _file_layer(available[name], f"profile {name}")
     for path, place in layer.keys.items():
         if (key := dotted(path)) in NOT_IN_PROFILES:
@@ -276,6 +275,7 @@ def _problems(layer: _Layer) -> list[Problem]:
     """All that is wrong with one layer, taken by itself, from its top to its end."""
     problems = list(layer.problems)
     told = {str(problem.where) for problem in problems}
+    keys = (*fields(), *Settings.model_fields)
     try:
         Settings.model_validate(layer.values)
     except ValidationError as invalid:
@@ -283,7 +283,7 @@ def _problems(layer: _Layer) -> list[Problem]:
             path = error["loc"]
             if error["type"] == "extra_forbidden":
                 where = layer.keys[path]
-                message = "unknown key" + _did_you_mean(explain.nearest_key(path, fields()))
+                message = "unknown key" + _did_you_mean(explain.nearest_key(path, keys))
             else:
                 # A variable's or a flag's place is that of its whole value.
                 where = layer.places.get(path) or layer.places[path[:2]]

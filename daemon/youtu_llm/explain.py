@@ -35,6 +35,7 @@ _PATTERNS = {
 }
 _YES = ("yes", "on", "y", "1", "enable", "enabled")
 _NO = ("no", "off", "n", "0", "disable", "disabled")
+_SYNONYMS = {"gpu": "cuda", "fp16": "float16", "fp32": "float32", "bf16": "bfloat16"}
 _SHOWN_CHARACTERS = 60
 
 
@@ -57,7 +58,7 @@ def nearest_key(path: KeyPath, keys: Collection[str]) -> str | None:
     section, name = dotted(path[:-1]), str(path[-1]).lower().replace("-", "_")
     siblings = [key for key in keys if key.rpartition(".")[0] == section]
     by_name = {key.rpartition(".")[2]: key for key in (*keys, *siblings)}
-    near = difflib.get_close_matches(name, [key.rpartition(".")[2] for key in siblings], 1, 0.7)
+    near = difflib.get_close_matches(name, [key.rpartition(".")[2] for key in siblings], 1, 0.6)
     near = near or difflib.get_close_matches(name, by_name, 1, 0.75)
     return by_name[near[0]] if near else None
 
@@ -88,14 +89,20 @@ def _better_value(kind: str, value: Any, context: Mapping[str, Any]) -> str | No
     if kind == "tuple_type" and isinstance(value, str):
         return f"[{show(value)}]"
     if kind == "literal_error":
-        return nearest(str(value), re.findall(r"'([^']*)'", str(context.get("expected"))))
+        choices = re.findall(r"'([^']*)'", str(context.get("expected")))
+        word = _SYNONYMS.get(str(value).lower(), str(value))
+        return nearest(word, choices)
     return None
 
 
 def _better_number(text: str, *, whole: bool) -> str | None:
-    """The number in «"64"», «20s» or «1_000»."""
+    """The number in «"64"», «20s», «70%» or «1_000»."""
     match = re.match(r"[-+]?[0-9]*\.?[0-9]+", text.strip().replace("_", ""))
     number = resolve(match[0]) if match else None
-    if isinstance(number, float) and whole:
-        number = int(number) if number.is_integer() else None
-    return None if number is None else show(number)
+    if not isinstance(number, (int, float)):
+        return None
+    if text.endswith("%"):
+        number /= 100
+    if whole:
+        return show(int(number)) if number == int(number) else None
+    return show(number)

@@ -93,9 +93,7 @@ def parse(data: bytes, file: str) -> Document:
     """
     document = Document(file)
     if len(data) > MAX_BYTES:
-        message = (
-            f"the file has {len(data)} bytes, more than the {MAX_BYTES} a settings file may have"
-        )
+        message = f"a settings file may have {MAX_BYTES // 1024} KiB at the most"
         document.problems.append(Problem(Place(file, 1, 1), "", message))
         return document
     try:
@@ -201,9 +199,10 @@ class _Reader:
 
     def _mapping(self, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
+        key: str | None = None
         while (event := next(self.events, None)) is not None:
             if isinstance(event, yaml.MappingEndEvent):
-                break
+                return values
             key = self._key(event, path)
             inner = (*path, key)
             new = inner not in self.document.keys
@@ -214,10 +213,12 @@ class _Reader:
                 self._problem(event, inner, f"given twice; the first is at line {first}")
             value_event = next(self.events, None)
             if value_event is None:
-                break
+                return values
             value = self._node(value_event, inner)
             if new:
                 values[key] = value
+        if key is not None and not isinstance(values.get(key), dict):
+            values.pop(key, None)  # a syntax error follows: the value may be misread
         return values
 
     def _key(self, event: yaml.Event, path: KeyPath) -> str:
@@ -236,7 +237,8 @@ class _Reader:
         if event.anchor is not None:
             self._problem(event, path, f"anchors are not allowed (got &{event.anchor})")
         if event.tag is not None:
-            self._problem(event, path, f"tags are not allowed (got {event.tag})")
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self._problem(event, path, f"tags are not allowed (got {tag})")
 
     def _problem(self, event: yaml.Event, path: KeyPath, message: str) -> None:
         place = self._place(event.start_mark, event.end_mark)
