@@ -38,6 +38,14 @@ class ModelError(YoutuError):
     status = 503
 
 
+class DownloadError(YoutuError):
+    """A model could not be fetched: no network, no such file, not the promised bytes."""
+
+    code = "download_failed"
+    status = 503
+    retryable = True
+
+
 class ResourceError(YoutuError):
     """The plan does not fit this machine's memory or disk."""
 

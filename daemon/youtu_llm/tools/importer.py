@@ -48,7 +48,8 @@ def import_model(
     what is not understood and ResourceError when the disk has too little room.
     """
     name = model_dir.check_name(name or _name_of(source))
-    refuse_existing(models_dir, name)
+    if is_sound(models_dir / name):
+        raise ModelError(f"{models_dir / name} exists: remove it first, or choose another name")
     with model_dir.workspace(models_dir, name) as work:
         path = build(
             source,
@@ -64,16 +65,13 @@ def import_model(
     return path
 
 
-def refuse_existing(models_dir: Path, name: str) -> None:
-    """Raises ModelError when a sound model of that name is there."""
-    target = models_dir / name
-    if not target.exists():
-        return
+def is_sound(path: Path) -> bool:
+    """Whether a model directory is complete, by its files' sizes."""
     try:
-        model_dir.verify(target)
+        model_dir.verify(path)
     except ModelError:
-        return
-    raise ModelError(f"{target} exists: remove it first, or choose another name")
+        return False
+    return True
 
 
 def build(
@@ -88,7 +86,7 @@ def build(
     origin: str,
 ) -> Path:
     """`import_model` within a workspace the caller holds."""
-    require_extra("torch", "gguf", "safetensors")
+    require_extra()
     staged = work / "model"
     shutil.rmtree(staged, ignore_errors=True)  # what an interrupted import left
     staged.mkdir()
@@ -224,8 +222,9 @@ def _write_int4(writer: SafetensorsWriter, tensor: SourceTensor) -> None:
         writer.write(f"{module}.{part}", values)
 
 
-def require_extra(*modules: str) -> None:
-    """Raises ModelError naming the pip extra when one of these is not installed."""
+def require_extra() -> None:
+    """Raises ModelError naming the pip extra when a part of it is not installed."""
+    modules = ("gguf", "huggingface_hub", "numpy", "safetensors", "torch")
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise ModelError(f"{', '.join(missing)} not installed: pip install 'youtu[models]'")
