@@ -262,7 +262,11 @@ def _import(args: argparse.Namespace) -> None:
 def _models(args: argparse.Namespace) -> None:
     from .tools import model_dir, status
 
-    models = model_dir.list_models(paths.models_dir())
+    folder = paths.models_dir()
+    models = model_dir.list_models(folder)
+    if not models:
+        print(f"No models in {folder}: `youtu pull NAME` gets one.")
+        return
     rows = [
         (info.name, info.quantization, f"{info.num_bytes / 1e9:.2f} GB", info.license)
         for info in models

@@ -150,10 +150,6 @@ class _Layer:
     places: Mapping[KeyPath, Place | str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def origin(self, path: KeyPath) -> str:
-        place = str(self.keys.get(path, ""))
-        return f"{self.label} ({place})" if self.label else place
-
 
 def _load(sources: Sources) -> Loaded:
     upper = [_config_layer(sources), _environment_layer(sources.environ), _flag_layer(sources)]
@@ -165,16 +161,18 @@ def _load(sources: Sources) -> Loaded:
     merged: dict[str, Any] = {}
     _put(merged, ("service", "socket"), str(paths.socket_path(sources.environ)))
     origins = dict.fromkeys(fields(), "default")
+    places: dict[str, Place | str] = {}
     for layer in layers:
         for path in map(_path, fields()):
             if (value := _get(layer.values, path)) is not _ABSENT:
                 _put(merged, path, value)
-                origins[dotted(path)] = layer.origin(path)
+                place = places[dotted(path)] = layer.keys[path]
+                origins[dotted(path)] = f"{layer.label} ({place})" if layer.label else str(place)
     settings = Settings.model_validate(merged)
     problems = []
     for keys, message in conflicts(settings):
-        key = next((key for key in keys if origins[key] != "default"), keys[0])
-        problems.append(Problem(origins[key], key, message))
+        key = next((key for key in keys if key in places), keys[0])
+        problems.append(Problem(places.get(key, "default"), key, message))
     if problems:
         raise _error(problems)
     return Loaded(settings, MappingProxyType(origins), sources)
