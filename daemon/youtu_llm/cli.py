@@ -140,9 +140,12 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int | None:
+    import logging
+
     loaded = _load(args)
     from .service.app import run
 
+    logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(message)s")
     return run(loaded)
 
 
