@@ -80,15 +80,16 @@ ARCHITECTURES: dict[str, Callable[..., PreTrainedModel]] = {
 }
 
 
-def make(name: str, folder: Path, **changes: Any) -> PreTrainedModel:
+def make(arch: str, folder: Path, **changes: Any) -> PreTrainedModel:
     """Build a seeded model, save it to `folder`, and return the oracle."""
     torch.manual_seed(7)
-    model = ARCHITECTURES[name](**changes).eval()
+    model = ARCHITECTURES[arch](**changes).eval()
     with torch.no_grad():  # weights large enough that positions and attention matter
-        for parameter in model.parameters():
-            parameter.mul_(3.0) if parameter.dim() > 1 else parameter.add_(
-                torch.randn_like(parameter) * 0.1
-            )
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            elif "embed" not in name:
+                parameter.mul_(5.0)
     model.save_pretrained(folder)
     return model
 
@@ -110,6 +111,7 @@ def core(folder: Path, ops: Ops | None = None, **changes: Any) -> Core:
         max_tokens=config.max_context_tokens,
     )
     ops = ops or ReferenceOps(torch.device("cpu"), torch.float32)
+    vocab_size = checkpoint.config.int("vocab_size")
     spec, dim = kind.cache_spec(checkpoint.config), kind.rope_dim(checkpoint.config)
     plan = memory.plan(
         config,
@@ -118,7 +120,7 @@ def core(folder: Path, ops: Ops | None = None, **changes: Any) -> Core:
         rope_plan,
         activation_width=kind.activation_width(checkpoint.config),
         rope_dim=dim,
-        vocab_size=VOCAB,
+        vocab_size=vocab_size,
         dtype=torch.float32,
         cache_dtype=torch.float32,
         device=ops.device,
@@ -126,8 +128,14 @@ def core(folder: Path, ops: Ops | None = None, **changes: Any) -> Core:
     interleaved = kind.rope_interleaved(checkpoint.config)
     model = loader.load(checkpoint, ops, rope.build(rope_plan, dim, interleaved=interleaved))
     cache = KVCache(spec, torch.float32, ops.device, plan.num_pages)
-    vocab_size = checkpoint.config.int("vocab_size")
-    result = Core(model, cache, config, plan, vocab_size=vocab_size)
+    result = Core(
+        model,
+        cache,
+        config,
+        plan,
+        vocab_size=vocab_size,
+        eos_token_ids=checkpoint.eos_token_ids(),
+    )
     result.pin(config.pinned_prefix_ids)
     return result
 

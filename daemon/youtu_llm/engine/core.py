@@ -107,7 +107,7 @@ class Core:
         params = SamplingParams(max_new_tokens=0, seed=0)
         seq = Sequence("pin", prompt_ids, params, arrival_s=time.monotonic())
         self.scheduler.add(seq)
-        while seq.num_uncomputed:
+        while self.scheduler.has_work:
             plan = self.scheduler.plan()
             sampled = self.runner.run(plan)
             if plan.chunks[seq] == seq.num_uncomputed:
