@@ -169,6 +169,17 @@ def test_missing_files(profile_dir: Path, tmp_path: Path) -> None:
     assert loaded.again().settings.cache is False
 
 
+def test_the_default_socket_is_checked_too(
+    profile_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    loaded = load(profile_dir, environ={"XDG_RUNTIME_DIR": "/run/user/1000"})
+    assert loaded.settings.service.socket == "/run/user/1000/youtu/youtu.sock"
+    assert loaded.origins["service.socket"] == "default"
+    with pytest.raises(ConfigError, match="default: service.socket: must have at most 100 char"):
+        load(profile_dir, environ={"XDG_RUNTIME_DIR": "/" + "x" * 100})
+
+
 def test_a_profile_chosen_while_running_wins_until_the_next_reload(profile_dir: Path) -> None:
     loaded = load(profile_dir, "profile: car\n", flags={"profile": "factory"})
     car = loaded.again(profile="car")

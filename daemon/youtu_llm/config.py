@@ -153,13 +153,13 @@ class _Layer:
 
 def _load(sources: Sources) -> Loaded:
     upper = [_config_layer(sources), _environment_layer(sources.environ), _flag_layer(sources)]
-    layers = [_profile_layer(upper, sources.profile_dirs), *upper]
+    profile = _profile_layer(upper, sources.profile_dirs)
+    layers = [_machine_layer(sources.environ), profile, *upper]
     problems = [problem for layer in layers for problem in _problems(layer)]
     if problems:
         raise _error(problems)
 
     merged: dict[str, Any] = {}
-    _put(merged, ("service", "socket"), str(paths.socket_path(sources.environ)))
     origins = dict.fromkeys(fields(), "default")
     places: dict[str, Place | str] = {}
     for layer in layers:
@@ -185,11 +185,29 @@ def _error(problems: Iterable[Problem]) -> ConfigError:
 # the layers
 
 
+def _machine_layer(environ: Mapping[str, str]) -> _Layer:
+    """The defaults that depend on who runs the daemon."""
+    path = ("service", "socket")
+    layer = _Layer(keys={path: "default"}, places={path: "default"})
+    _put(layer.values, path, str(paths.socket_path(environ)))
+    return layer
+
+
 def _config_layer(sources: Sources) -> _Layer:
     file = sources.config_file
-    if file is None or (sources.config_optional and not file.exists()):
+    if file is None or (sources.config_optional and _is_missing(file)):
         return _Layer()
     return _file_layer(file)
+
+
+def _is_missing(file: Path) -> bool:
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass  # there, and out of reach: reading it says so
+    return False
 
 
 def _file_layer(file: Path, label: str = "") -> _Layer:
