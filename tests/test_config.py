@@ -176,7 +176,7 @@ def test_the_default_socket_is_checked_too(
     loaded = load(profile_dir, environ={"XDG_RUNTIME_DIR": "/run/user/1000"})
     assert loaded.settings.service.socket == "/run/user/1000/youtu/youtu.sock"
     assert loaded.origins["service.socket"] == "default"
-    with pytest.raises(ConfigError, match="default: service.socket: must have at most 100 char"):
+    with pytest.raises(ConfigError, match=r"default: service\.socket: must have at most 100 char"):
         load(profile_dir, environ={"XDG_RUNTIME_DIR": "/" + "x" * 100})
 
 
