@@ -1,0 +1,68 @@
+// Which instruction set, whether it computes right, and the state of the library.
+
+#include <sys/mman.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "engine.h"
+#include "selftest.h"
+
+namespace youtu {
+
+Engine engine;
+
+float half_to_float(uint16_t half) {
+  const int sign = half >> 15, exponent = half >> 10 & 31, mantissa = half & 1023;
+  float value = exponent ? std::ldexp(1024.0f + static_cast<float>(mantissa), exponent - 25)
+                         : std::ldexp(static_cast<float>(mantissa), -24);
+  if (exponent == 31) value = mantissa ? NAN : INFINITY;
+  return sign ? -value : value;
+}
+
+namespace {
+
+// Best first.
+const Isa* const kIsas[] = {
+#if defined(__x86_64__)
+    &isa_avx2,
+#endif
+    &isa_plain,
+};
+
+const Isa* find_isa(const char* name) {
+  for (const Isa* isa : kIsas)
+    if (*name ? std::strcmp(isa->name, name) == 0 : isa->supported()) return isa;
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace youtu
+
+using namespace youtu;
+
+int32_t youtu_abi(void) { return YOUTU_KERNELS_ABI; }
+
+int64_t youtu_workspace_bytes(int32_t threads) { return kSharedBytes + threads * kAttendScratch; }
+
+int32_t youtu_init(int32_t threads, const char* isa, void* workspace, int64_t bytes) {
+  if (threads < 1 || threads > 256 || bytes < youtu_workspace_bytes(threads)) return YOUTU_EINVAL;
+  const Isa* chosen = find_isa(isa);
+  if (!chosen || !chosen->supported()) return YOUTU_EUNSUPPORTED;
+  engine.isa = chosen;
+  engine.shared = static_cast<char*>(workspace);
+  engine.scratch = engine.shared + kSharedBytes;
+  pool_start(threads);
+  return self_test() ? YOUTU_OK : YOUTU_EINTERNAL;
+}
+
+const char* youtu_isa(void) { return engine.isa ? engine.isa->name : ""; }
+
+int32_t youtu_read_memory(const void* data, int64_t bytes, void*) {
+  const int64_t chunks = bytes / kChunkBytes;
+  volatile uint64_t sink = 0;
+  parallel(static_cast<int>(chunks), [&](int chunk, int) {
+    sink = engine.isa->read(static_cast<const uint8_t*>(data) + chunk * kChunkBytes, kChunkBytes);
+  });
+  return YOUTU_OK;
+}
