@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import paths
-from .errors import ConfigError, YoutuError
+from youtu_llm import paths
+from youtu_llm.errors import ConfigError, YoutuError
 
 if TYPE_CHECKING:
-    from .config import Loaded
+    from youtu_llm.config import Loaded
 
 Run = Callable[[argparse.Namespace], "int | None"]
 
@@ -143,15 +143,15 @@ def _serve(args: argparse.Namespace) -> int | None:
     import logging
 
     loaded = _load(args)
-    from .service.app import run
+    from youtu_llm.service.app import run
 
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(message)s")
     return run(loaded)
 
 
 def _chat(args: argparse.Namespace) -> None:
-    from .tools import chat
-    from .tools.client import Daemon
+    from youtu_llm.tools import chat
+    from youtu_llm.tools.client import Daemon
 
     chosen = {key: vars(args)[key] for key in CHAT_OPTIONS}
     options = {key: value for key, value in chosen.items() if value is not None}
@@ -163,8 +163,8 @@ def _chat(args: argparse.Namespace) -> None:
 
 
 def _ps(args: argparse.Namespace) -> None:
-    from .tools import status
-    from .tools.client import Daemon
+    from youtu_llm.tools import status
+    from youtu_llm.tools.client import Daemon
 
     print(status.requests(Daemon.from_environ().call("GET", "/requests")["requests"]))
 
@@ -172,8 +172,8 @@ def _ps(args: argparse.Namespace) -> None:
 def _status(args: argparse.Namespace) -> int:
     import json
 
-    from .tools import status
-    from .tools.client import Daemon, NothingListens
+    from youtu_llm.tools import status
+    from youtu_llm.tools.client import Daemon, NothingListens
 
     try:
         report = Daemon.from_environ().call("GET", "/health", also=(503,))
@@ -185,7 +185,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _config_check(args: argparse.Namespace) -> None:
-    from .tools import configure
+    from youtu_llm.tools import configure
 
     loaded = _load(args)
     names = configure.check(loaded)
@@ -195,32 +195,32 @@ def _config_check(args: argparse.Namespace) -> None:
 
 
 def _config_show(args: argparse.Namespace) -> None:
-    from .tools import configure
+    from youtu_llm.tools import configure
 
     print("\n".join(configure.show(_load(args))))
 
 
 def _config_schema(args: argparse.Namespace) -> None:
-    from .tools import configure
+    from youtu_llm.tools import configure
 
     print(configure.schema())
 
 
 def _profile_ls(args: argparse.Namespace) -> None:
-    from .tools import configure
+    from youtu_llm.tools import configure
 
     print("\n".join(configure.list_profiles(_load(args))))
 
 
 def _profile_show(args: argparse.Namespace) -> None:
-    from .tools import configure
+    from youtu_llm.tools import configure
 
     print(configure.show_profile(_load(args), args.name), end="")
 
 
 def _profile_use(args: argparse.Namespace) -> None:
-    from .tools import configure
-    from .tools.client import RELOAD_TIMEOUT_S, Daemon, NothingListens
+    from youtu_llm.tools import configure
+    from youtu_llm.tools.client import RELOAD_TIMEOUT_S, Daemon, NothingListens
 
     vars(args)["profile"] = args.name  # checked as if it were a flag, before it is written
     file = _load(args).sources.config_file
@@ -242,13 +242,13 @@ def _profile_use(args: argparse.Namespace) -> None:
 
 
 def _pull(args: argparse.Namespace) -> None:
-    from .tools import store
+    from youtu_llm.tools import store
 
     print(store.pull(args.name, models_dir=paths.models_dir()))
 
 
 def _import(args: argparse.Namespace) -> None:
-    from .tools import importer
+    from youtu_llm.tools import importer
 
     options = {} if args.dtype == "int4" else {"dtype": args.dtype}
     print(
@@ -263,7 +263,7 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _models(args: argparse.Namespace) -> None:
-    from .tools import model_dir, status
+    from youtu_llm.tools import model_dir, status
 
     folder = paths.models_dir()
     models = model_dir.list_models(folder)
@@ -280,7 +280,7 @@ def _models(args: argparse.Namespace) -> None:
 def _load(args: argparse.Namespace) -> Loaded:
     """The effective configuration: the file that --config or YOUTU_CONFIG names, which must
     exist, or else the default one, which need not."""
-    from . import config
+    from youtu_llm import config
 
     file, optional = args.config, False
     if file is None:

@@ -18,9 +18,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from . import explain, paths, yamlsource
-from .errors import ConfigError
-from .settings import (
+from youtu_llm import explain, paths, yamlsource
+from youtu_llm.errors import ConfigError
+from youtu_llm.settings import (
     SECRETS,
     BoundsSection,
     BudgetSection,
@@ -34,7 +34,7 @@ from .settings import (
     conflicts,
     fields,
 )
-from .yamlsource import KeyPath, Place, Problem, dotted
+from youtu_llm.yamlsource import KeyPath, Place, Problem, dotted
 
 __all__ = [
     "BoundsSection",

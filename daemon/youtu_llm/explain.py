@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from .yamlsource import KeyPath, dotted, resolve
+from youtu_llm.yamlsource import KeyPath, dotted, resolve
 
 _WORDS = {
     "bool_type": "must be true or false",

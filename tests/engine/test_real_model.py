@@ -9,11 +9,11 @@ import pytest
 import torch
 import transformers
 from transformers import PreTrainedModel
-
-from tests.engine import tiny
 from youtu_llm import paths
 from youtu_llm.engine.core import Core
 from youtu_llm.text.tokenizer import Tokenizer
+
+from tests.engine import tiny
 
 MODEL = "qwen2.5-coder-0.5b-fp32"
 NUM_NEW = 64

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
 from youtu_llm.engine.page_pool import PagePool
 from youtu_llm.engine.scheduler import Limits, Scheduler, num_pages
 from youtu_llm.engine.sequence import Sequence
@@ -57,9 +56,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Prompts of one family share their beginning; family 2 begins with the pinned text."""
         ids = [7] * length if family == 2 else [family + 1] * length
         ids[-1] = 20 + self.count % 50
-        seq = Sequence(
-            str(self.count), ids, SamplingParams(max_new_tokens=max_new), arrival_s=0.0
-        )
+        seq = Sequence(str(self.count), ids, SamplingParams(max_new_tokens=max_new), arrival_s=0.0)
         self.count += 1
         self.scheduler.add(seq)
         self.live[seq.id] = seq
@@ -149,7 +146,7 @@ def test_decodes_go_before_prompts() -> None:
     scheduler = Scheduler(pool, Limits(4, 64, 2048))
     scheduler.add(Sequence("a", [1] * 10, SamplingParams(), arrival_s=0.0))
     plan = scheduler.plan()
-    scheduler.commit(plan, {seq: 5 for seq in plan.chunks})
+    scheduler.commit(plan, dict.fromkeys(plan.chunks, 5))
     scheduler.add(Sequence("b", [2] * 500, SamplingParams(), arrival_s=0.0))
     plan = scheduler.plan()
     assert [(seq.id, n) for seq, n in plan.chunks.items()] == [("a", 1), ("b", 63)]
