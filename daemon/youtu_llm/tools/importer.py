@@ -142,7 +142,9 @@ def _write_weights(
     num_bytes = sum(tensor.num_bytes for tensor in plan.values())
     model_dir.require_disk(staged, num_bytes, "importing this model")
     with SafetensorsWriter(staged / "model.safetensors", plan) as writer:
-        for tensor in track(tensors, "Importing", console=Console(stderr=True), transient=True):
+        console = Console(stderr=True)
+        silent = not console.is_terminal
+        for tensor in track(tensors, "Importing", console=console, transient=True, disable=silent):
             if not quantize:
                 _write_plain(writer, tensor, dtype)
             elif tensor.name in TABLES:

@@ -181,7 +181,9 @@ def _progress(folder: Path, total_bytes: int) -> Iterator[None]:
         progress.TimeRemainingColumn(),
     )
     done = threading.Event()
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    disable = not console.is_terminal
+    with progress.Progress(*columns, console=console, transient=True, disable=disable) as bar:
         task = bar.add_task("", total=total_bytes)
 
         def watch() -> None:

@@ -101,7 +101,7 @@ def _fetch(entry: CatalogueEntry, download: Path) -> tuple[Path, Source]:
         except DownloadError as error:
             reasons.append(f"{source}: {error}")
             console.print(f"  not there: {error}", markup=False)
-    what = entry.wanted.file or f"the repository {entry.sources[0]}"
+    what = entry.wanted.file or f"the files of {entry.title}"
     raise DownloadError(
         f"{entry.name} could not be fetched:\n"
         + "".join(f"  {reason}\n" for reason in reasons)
