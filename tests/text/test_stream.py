@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from youtu_llm.text.stream import TextStream
 
 from tests.byte_tokenizer import EOS, ByteTokenizer
 
 # Few distinct characters, so that stop strings, their prefixes and broken UTF-8 come up often.
-BYTES = st.lists(st.sampled_from([*"aab。".encode(), 0xE3, 0xFF, EOS]), max_size=40)
-STOPS = st.lists(st.text("ab。", min_size=1, max_size=4), max_size=3)
-CUTS = st.lists(st.integers(0, 6), max_size=40)
+PIECES = st.sampled_from(["ab", "ba", "a", "b", "a", "b", "。", b"\xe3", b"\xff", None])
+IDS = st.lists(PIECES, min_size=3, max_size=12).map(
+    lambda pieces: [
+        byte
+        for piece in pieces
+        for byte in ([EOS] if piece is None else piece.encode() if type(piece) is str else piece)
+    ]
+)
+STOPS = st.lists(st.text("ab", min_size=1, max_size=4) | st.just("b。"), max_size=3)
+CUTS = st.lists(st.integers(1, 8), max_size=6)
+many = settings(max_examples=300, deadline=None)
 
 
 def stream(ids: list[int], stop: list[str], cuts: list[int]) -> tuple[list[str], str | None]:
@@ -36,7 +44,10 @@ def expected(ids: list[int], stop: list[str]) -> tuple[str, str | None]:
     return text, None
 
 
-@given(BYTES, STOPS, CUTS)
+@many
+@given(IDS, STOPS, CUTS)
+@example([*b"aba"], ["aba", "b"], [3])  # the shorter is complete first
+@example([*b"aabab"], ["abab", "bab"], [4])  # both at once
 def test_any_cutting_gives_the_text_up_to_the_first_stop(
     ids: list[int], stop: list[str], cuts: list[int]
 ) -> None:
@@ -44,7 +55,8 @@ def test_any_cutting_gives_the_text_up_to_the_first_stop(
     assert ("".join(texts), hit) == expected(ids, stop)
 
 
-@given(BYTES, STOPS)
+@many
+@given(IDS, STOPS)
 def test_only_a_live_prefix_is_held_back(ids: list[int], stop: list[str]) -> None:
     texts, _ = stream(ids, stop, [1] * len(ids))
     shown = ""

@@ -12,11 +12,11 @@ class TokenBytes(Protocol):
 
 
 def live_prefix_len(text: str, targets: Sequence[str]) -> int:
-    """How many characters at the end of `text` may still become one of `targets`."""
+    """How many characters at the end of `text`, which holds none of `targets`, may become one."""
     longest = max(map(len, targets), default=0)
     for length in range(min(len(text), longest - 1), 0, -1):
         tail = text[-length:]
-        if any(len(target) > length and target.startswith(tail) for target in targets):
+        if any(target.startswith(tail) for target in targets):
             return length
     return 0
 
