@@ -91,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
 
     pull = command("pull", _pull, "download a model")
     pull.add_argument("name", metavar="NAME")
+    pull.add_argument(
+        "--keep-download", action="store_true", help="leave the raw download in MODELS/.partial"
+    )
     imports = command("import", _import, "make a model from a .gguf file or a model directory")
     imports.add_argument("path", type=Path, metavar="PATH")
     imports.add_argument("--name", help="its name here (else its own)")
@@ -244,7 +247,10 @@ def _profile_use(args: argparse.Namespace) -> None:
 def _pull(args: argparse.Namespace) -> None:
     from youtu_llm.tools import store
 
-    print(store.pull(args.name, models_dir=paths.models_dir()))
+    path = store.pull(
+        args.name, models_dir=paths.models_dir(), keep_download=args.keep_download
+    )
+    print(path)
 
 
 def _import(args: argparse.Namespace) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from tests.engine import tiny
 from youtu_llm.engine import loader
 from youtu_llm.engine.core import is_out_of_memory
 from youtu_llm.errors import ModelError, ResourceError
 from youtu_llm.protocol import PAGE_SIZE
-
-from tests.engine import tiny
 
 
 @pytest.fixture

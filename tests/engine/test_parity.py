@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from transformers import PreTrainedModel
+
+from tests.engine import tiny
 from youtu_llm.engine import batch
 from youtu_llm.engine.core import Core
 from youtu_llm.engine.sequence import Sequence
-
-from tests.engine import tiny
 
 PROMPT = tiny.prompt(300)
 NUM_NEW = 32

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from transformers import PreTrainedModel
+
+from tests.engine import tiny
 from youtu_llm import paths
 from youtu_llm.engine.core import Core
 from youtu_llm.text.tokenizer import Tokenizer
-
-from tests.engine import tiny
 
 MODEL = "qwen2.5-coder-0.5b-fp32"
 NUM_NEW = 64
@@ -48,9 +47,9 @@ def prompts(folder: Path) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def core(folder: Path) -> Iterator[Core]:
+def core(folder: Path) -> Core:
     torch.set_num_threads(2)
-    yield tiny.core(folder, kv_cache_max_page=32, prefix_cache=False)
+    return tiny.core(folder, kv_cache_max_page=32, prefix_cache=False)
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +60,17 @@ def oracle(folder: Path) -> PreTrainedModel:
 def test_greedy_equals_transformers(
     core: Core, oracle: PreTrainedModel, prompts: list[list[int]]
 ) -> None:
+    """All ten prompts at once, token for token; then four of them alone, the same again."""
     eos = oracle.generation_config.eos_token_id
     eos_ids = set(eos if isinstance(eos, list) else [eos])
-    for text, ids in zip(PROMPTS, prompts, strict=True):
+    together = tiny.run(
+        core, {str(i): (ids, tiny.greedy(NUM_NEW)) for i, ids in enumerate(prompts)}
+    )
+    for i, (text, ids) in enumerate(zip(PROMPTS, prompts, strict=True)):
         expected = tiny.oracle_greedy(oracle, ids, NUM_NEW)
         if expected[-1] in eos_ids:
             expected = expected[:-1]
-        got = tiny.run(core, {"a": (ids, tiny.greedy(NUM_NEW))})["a"]
-        assert got == expected, text
-
-
-def test_concurrent_streams_equal_their_solo_runs(core: Core, prompts: list[list[int]]) -> None:
-    four = prompts[::3][:4]
-    solo = [tiny.run(core, {"a": (ids, tiny.greedy(NUM_NEW))})["a"] for ids in four]
-    together = tiny.run(core, {str(i): (ids, tiny.greedy(NUM_NEW)) for i, ids in enumerate(four)})
-    assert [together[str(i)] for i in range(4)] == solo
+        assert together[str(i)] == expected, text
+    for i in (0, 3, 6, 9):
+        solo = tiny.run(core, {"solo": (prompts[i], tiny.greedy(NUM_NEW))})["solo"]
+        assert solo == together[str(i)], PROMPTS[i]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
 from youtu_llm.engine.models import rope
 from youtu_llm.engine.models.llama import Llama
 from youtu_llm.engine.models.phi import Phi

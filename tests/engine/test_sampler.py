@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from youtu_llm.engine.sampler import Sampler
 from youtu_llm.engine.sequence import Sequence
 from youtu_llm.protocol import SamplingParams

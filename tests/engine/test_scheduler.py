@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from youtu_llm.engine.page_pool import PagePool
 from youtu_llm.engine.scheduler import Limits, Scheduler, num_pages
 from youtu_llm.engine.sequence import Sequence

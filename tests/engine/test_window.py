@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import PreTrainedModel
-from youtu_llm.protocol import PAGE_SIZE
 
 from tests.engine import tiny
+from youtu_llm.protocol import PAGE_SIZE
 
 WINDOW_PAGES, KEPT_PAGES = 3, 1
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedModel
+
 from youtu_llm.engine import loader, memory
 from youtu_llm.engine.core import Core
 from youtu_llm.engine.kv_cache import KVCache

@@ -9,6 +9,7 @@ import torch
 
 from youtu_llm.errors import ModelError, ResourceError
 from youtu_llm.ops.api import Ops
+from youtu_llm.ops.cpu import CpuOps
 from youtu_llm.ops.reference import ReferenceOps
 from youtu_llm.protocol import EngineConfig
 
@@ -42,15 +43,11 @@ def choose(config: EngineConfig) -> Backend:
 def _native_cpu(config: EngineConfig, threads: int) -> Backend:
     """Activations are float32; the cache is float16 unless float32 is asked for."""
     cache_dtype = torch.float32 if config.dtype == "float32" else torch.float16
-    from youtu_llm.ops import native
-
     try:
-        from youtu_llm.ops.cpu import CpuOps
-
         ops = CpuOps(threads)
-    except native.NativeUnavailable as error:
+    except ModelError as error:
         if config.kernels == "native":
-            raise ModelError(f"the native CPU kernels cannot run: {error}") from None
+            raise
         torch.set_num_threads(threads)
         reason = f"native CPU kernels cannot run, plain torch does, slowly: {error}"
         return Backend(ReferenceOps(torch.device("cpu"), torch.float32), cache_dtype, (reason,))
