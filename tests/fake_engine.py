@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from byte_tokenizer import EOS, last_user_text
+
 from youtu_llm import protocol
 from youtu_llm.protocol import Add, Heartbeat, MemoryStats, Output, PageStats, Usage
 

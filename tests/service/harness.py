@@ -31,6 +31,7 @@ class Daemon:
     """`config` is config.yaml as a tree; `folder` must have a short path (Unix sockets)."""
 
     def __init__(self, folder: Path, config: dict[str, Any], engine_args: list[str]) -> None:
+        self.folder = folder
         self.socket = folder / "y.sock"
         self.port = free_port()
         model = folder / "model"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from byte_tokenizer import ByteTokenizer
+
 from youtu_llm import config
 from youtu_llm.errors import YoutuError
 from youtu_llm.service import app

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from youtu_llm import paths
 from youtu_llm.config import Loaded, Settings
-from youtu_llm.errors import ModelError
+from youtu_llm.errors import ModelError, YoutuError
 from youtu_llm.protocol import EngineConfig
 from youtu_llm.service import listeners
 from youtu_llm.service.api.chat import ChatRoutes
@@ -66,13 +66,15 @@ async def _serve(loaded: Loaded, command: Sequence[str], load_tokenizer: LoadTok
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     status, metrics, notifier = Status(), Metrics(), Notifier()
-    status.listen(lambda status: logger.info("%s", status))
+    status.listen(_log)
     status.listen(notifier.follow)
     encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
     client = EngineClient(metrics)
     pipeline = Pipeline(settings, status, client, metrics, encoders)
     access = Access.of(settings.service)
-    control = ControlRoutes(access, pipeline, status, metrics, Profiles(loaded, pipeline))
+    profiles = Profiles(loaded, pipeline)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, profiles)
+    control = ControlRoutes(access, pipeline, status, metrics, profiles)
     routes = [
         *ChatRoutes(pipeline).routes,
         *OpenAIRoutes(pipeline, status).routes,
@@ -106,6 +108,19 @@ async def _serve(loaded: Loaded, command: Sequence[str], load_tokenizer: LoadTok
             await supervisor.close()
         watchdog.cancel()
         encoders.shutdown(wait=False, cancel_futures=True)
+
+
+def _log(status: Status) -> None:
+    levels = {State.FAILED: logging.ERROR, State.RESTARTING: logging.WARNING}
+    logger.log(levels.get(status.state, logging.INFO), "%s", status)
+
+
+def _reload(profiles: Profiles) -> None:
+    """SIGHUP, `systemctl reload`: a change that is refused leaves all as it was."""
+    try:
+        profiles.reload()
+    except YoutuError as error:
+        logger.error("the configuration stays as it was: %s", error.message)
 
 
 async def _load_text_half(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from youtu_llm.config import Settings
-from youtu_llm.errors import EngineFault
+from youtu_llm.errors import EngineFault, YoutuError
 from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.protocol import Output, Usage
 from youtu_llm.service.engine_client import OutputStream
@@ -106,7 +106,12 @@ class Generation:
         """Takes one Output in."""
         assert self._outputs is not None
         assert self._text is not None
-        output = await self._outputs.__anext__()
+        try:
+            output = await self._outputs.__anext__()
+        except YoutuError:
+            if self._stopped_by is None:
+                raise
+            output = Output(self.id, finish_reason="abort")  # what it was to say is said
         if output.finish_reason == "error":
             raise EngineFault(output.error_message, code=output.error_code)
         if output.token_ids and self._stopped_by is None:

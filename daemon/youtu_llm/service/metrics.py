@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.service.state import State, Status
 
 _FAST = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
@@ -35,6 +36,9 @@ class Metrics:
         self._live = self._gauge("youtu_live_requests", "Requests taken and not yet answered")
         self._ready = self._gauge("youtu_ready", "1 when a request can be answered")
         self._restarts = self._gauge("youtu_engine_restarts", "Engines restarted after a fault")
+        self._unpunctuated = self._gauge(
+            "youtu_punctuation_failures", "Answers whose punctuation could not be repaired"
+        )
         self._degraded = self._gauge("youtu_degraded", "Entries of degraded in /health")
         self._pages = self._gauge("youtu_pages", "Cache pages of 256 tokens", "kind")
         self._memory = self._gauge("youtu_memory_bytes", "Memory of the engine", "kind")
@@ -45,6 +49,7 @@ class Metrics:
         self._ready.set(status.state is State.READY)
         self._restarts.set(status.restarts)
         self._degraded.set(len(status.hello.degraded) if status.hello else 0)
+        self._unpunctuated.set(PunctuationStream.failures)
         pages, memory = status.pages, status.memory
         for kind in ("used", "free", "limit", "cached"):
             self._pages.labels(kind).set(getattr(pages, kind))

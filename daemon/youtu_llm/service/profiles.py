@@ -35,7 +35,7 @@ class Profiles:
         self._apply(name)
 
     def reload(self) -> None:
-        """The same profile, from the files as they are now. Raises as `use` does."""
+        """What the files say now, the profile included. Raises as `use` does."""
         self._apply(None)
 
     def _apply(self, name: str | None) -> None:

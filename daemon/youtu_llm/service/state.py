@@ -70,6 +70,9 @@ class Status:
         listener(self)
 
     def change(self, state: State, reason: str = "") -> None:
+        """Draining is the last state: what happens to the engine then changes nothing."""
+        if self.state is State.DRAINING:
+            return
         if state is not State.READY and state is not State.DRAINING:
             self.hello = None
             self._heartbeat = None

@@ -164,7 +164,7 @@ class Supervisor:
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 return engine.kill(late)
-            await asyncio.sleep(remaining_s)
+            await asyncio.sleep(min(remaining_s, silence_s))  # a phase with a nearer one may begin
 
     def _on_message(self, message: FromEngine) -> None:
         match message:
@@ -210,6 +210,5 @@ class Supervisor:
             logger.warning("degraded: %s", line)
         self._status.hello = hello
         self._client.attach(self._engine.send, hello)
-        if self._status.state is not State.DRAINING:
-            self._status.change(State.READY)
+        self._status.change(State.READY)
         return None

@@ -99,10 +99,11 @@ class Access:
             raise Forbidden("this needs the Unix socket, or an API key over TCP (service.api_key)")
 
     def _check_key(self, request: web.Request) -> None:
+        if not self.api_key:
+            return
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        if self.api_key and not (
-            scheme.lower() == "bearer" and hmac.compare_digest(key.encode(), self.api_key.encode())
-        ):
+        given, right = key.encode(errors="replace"), self.api_key.encode()
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given, right):
             raise Unauthorized("send the API key as Authorization: Bearer KEY")
 
 
@@ -140,6 +141,9 @@ def make_application(
             logger.exception("request %s failed", request.get(REQUEST_ID))
             internal = YoutuError("internal error; the journal of the service has the details")
             return await _fail(request, internal, metrics)
+        finally:
+            if (stream := request.get(STREAM)) is not None:
+                stream.quiet()
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")

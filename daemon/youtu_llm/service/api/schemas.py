@@ -20,6 +20,7 @@ from youtu_llm.errors import InvalidRequest, UnsupportedMediaType
 
 MAX_BODY_BYTES = 1 << 20
 MAX_MESSAGES = 512
+MAX_SHOWN_CHARS = 200  # of what a client sent, in our answer
 MAX_NEW_TOKENS = 131_072
 
 Text = Annotated[str, StringConstraints(max_length=MAX_BODY_BYTES)]
@@ -176,6 +177,6 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
 def _explain(error: ValidationError) -> InvalidRequest:
     """The first problem in words, and where it is."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(map(str, problem["loc"]))
+    where = ".".join(map(str, problem["loc"]))[:MAX_SHOWN_CHARS]
     what = problem["msg"].removeprefix("Value error, ")
     return InvalidRequest(f"{where}: {what}" if where else what, param=where or None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from aiohttp import web
@@ -40,9 +41,13 @@ class EventStream:
         await self._write(data)
 
     async def close(self) -> None:
+        self.quiet()
+        await self.response.write_eof()
+
+    def quiet(self) -> None:
+        """No more keep-alives. Idempotent."""
         if self._keep_alive is not None:
             self._keep_alive.cancel()
-        await self.response.write_eof()
 
     async def _write(self, data: bytes) -> None:
         try:
@@ -53,6 +58,7 @@ class EventStream:
             raise ConnectionResetError("the client stopped reading") from None
 
     async def _stay_alive(self) -> None:
-        while True:
-            await asyncio.sleep(KEEP_ALIVE_S)
-            await self._write(b":\n\n")
+        with contextlib.suppress(ConnectionError):  # the handler is told by its own write
+            while True:
+                await asyncio.sleep(KEEP_ALIVE_S)
+                await self._write(b":\n\n")

@@ -1,0 +1,56 @@
+"""What the service process is: no torch, small, and on speaking terms with systemd."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from harness import Daemon
+
+from youtu_llm.service.state import State, Status
+from youtu_llm.service.systemd import Notifier
+
+MAX_RSS_BYTES = 120_000_000
+
+
+def test_no_torch_in_the_service_process(daemon: Daemon) -> None:
+    daemon.chat("hello")
+    mapped = {Path(row.path).name for row in psutil.Process(daemon.process.pid).memory_maps()}
+    assert not [name for name in mapped if "torch" in name]
+    imported = "import sys, youtu_llm.service.app; print([m for m in sys.modules if 'torch' in m])"
+    answer = subprocess.run([sys.executable, "-c", imported], capture_output=True, check=True)
+    assert answer.stdout.strip() == b"[]"
+
+
+def test_memory(daemon: Daemon) -> None:
+    """The real tokenizer comes on top; tests/system measures that."""
+    daemon.chat("hello")
+    rss = psutil.Process(daemon.process.pid).memory_info().rss
+    print(f"service RSS {rss / 1e6:.1f} MB")
+    assert rss < MAX_RSS_BYTES
+
+
+def test_what_systemd_is_told(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        systemd.setblocking(False)
+        status = Status()
+        status.listen(Notifier({"NOTIFY_SOCKET": address}).follow)
+        for state in (State.LOADING, State.READY, State.RESTARTING, State.READY):
+            status.change(state)
+        status.change(State.FAILED, "the model «汽车» is damaged")
+        status.change(State.DRAINING)
+        told = [systemd.recv(1000).decode() for _ in range(7)]
+    assert told == [
+        "STATUS=starting: the daemon is starting",
+        "STATUS=loading: the model is being loaded",
+        "STATUS=ready\nREADY=1",
+        "STATUS=restarting: the engine is being restarted",
+        "STATUS=ready",
+        "STATUS=failed: the model «汽车» is damaged",
+        "STATUS=draining: the daemon is shutting down\nSTOPPING=1",
+    ]

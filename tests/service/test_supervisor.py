@@ -1,0 +1,163 @@
+"""Engines that die, hang, talk nonsense or refuse to start, as a client sees it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import httpx
+import psutil
+import pytest
+from harness import Daemon, events
+
+from youtu_llm.service.supervisor import RestartWindow
+
+Start = Callable[..., Daemon]
+
+
+def ending(daemon: Daemon, prompt: str) -> tuple[str, dict[str, str]]:
+    """The last event of a stream that has begun."""
+    with daemon.stream(prompt, max_new_tokens=4096) as response:
+        assert response.status_code == 200
+        *_, last = events(response)
+    name, data = last
+    return name, data.get("error", data)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("crash", "SIGKILL"),
+        ("exit", "status 3"),
+        ("garbage", "malformed"),
+        ("fatal", "the device is lost"),
+    ],
+)
+def test_a_dead_engine_ends_the_stream_with_an_error_and_comes_back(
+    start: Start, fault: str, reason: str
+) -> None:
+    daemon = start()
+    pid = daemon.wait_for("ready") and daemon.engine().pid
+    name, error = ending(daemon, f"!{fault} 3")
+    assert name == "error"
+    assert error["code"] == "engine_error"
+    health = daemon.wait(lambda h: h["state"] == "ready" and h["engine"]["restarts"] == 1)
+    assert reason in health["engine"]["last_crash"]["reason"]
+    assert daemon.engine().pid != pid
+    assert daemon.chat("still there").json()["text"] == "still there"
+    if fault == "exit":
+        assert health["engine"]["last_crash"]["log"] == ["the fake engine's last words"]
+
+
+def test_before_the_first_token_a_dead_engine_is_a_status(start: Start) -> None:
+    daemon = start("--load-s", "0.5")
+    loading = daemon.wait(lambda h: h["state"] == "loading" and h["engine"]["phase"] == "loading")
+    assert loading["reason"] == "the model is being loaded"
+    refused = daemon.chat("hello")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "loading")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert daemon.http.get("/livez").status_code == 200
+    assert daemon.http.get("/readyz").status_code == 503
+    daemon.wait_for("ready")
+    assert daemon.http.get("/readyz").status_code == 200
+    died = daemon.chat("!crash 0", stream=True)
+    assert (died.status_code, died.json()["error"]["code"]) == (500, "engine_error")
+
+
+def test_out_of_memory_fails_one_request_only(start: Start) -> None:
+    daemon = start()
+    daemon.wait_for("ready")
+    assert ending(daemon, "!oom 3")[1]["code"] == "out_of_memory"
+    assert daemon.chat("hello").json()["text"] == "hello"
+    assert daemon.health()["engine"]["restarts"] == 0
+
+
+def test_a_silent_engine_is_killed_and_a_slow_start_is_not_silence(start: Start) -> None:
+    daemon = start("--load-s", "1.5", service={"engine_silence_s": 1.0})
+    assert daemon.wait_for("ready")["engine"]["restarts"] == 0
+    assert ending(daemon, "!hang 3")[0] == "error"
+    health = daemon.wait(lambda h: h["state"] == "ready" and h["engine"]["restarts"] == 1)
+    assert "silent for 1 s" in health["engine"]["last_crash"]["reason"]
+
+
+def test_an_engine_that_dies_at_its_start_exhausts_the_rate(start: Start) -> None:
+    daemon = start("--start", "die", "--say", "no luck", service={"max_restart_rate": "2/300"})
+    health = daemon.wait_for("failed")
+    assert health["engine"]["restarts"] == 2
+    assert "status 7" in health["reason"]
+    assert "2 restarts in 300 s" in health["reason"]
+    assert health["engine"]["last_crash"]["log"] == ["no luck"]
+    refused = daemon.chat("hello")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "failed")
+    assert refused.json()["error"]["message"] == health["reason"]
+    with httpx.Client(base_url=daemon.url) as tcp:  # its own words may name files
+        assert "log" not in tcp.get("/health").json()["engine"]["last_crash"]
+
+
+def test_what_cannot_heal_is_not_tried_again(start: Start) -> None:
+    daemon = start("--start", "fatal", "--say", "model.safetensors is cut short")
+    health = daemon.wait_for("failed")
+    assert health["reason"] == "model.safetensors is cut short"
+    assert health["engine"]["restarts"] == 0
+
+
+def test_restart_on_failure_may_be_off(start: Start) -> None:
+    daemon = start(service={"restart_on_failure": False})
+    daemon.wait_for("ready")
+    daemon.engine().kill()
+    assert "restart_on_failure is off" in daemon.wait_for("failed")["reason"]
+
+
+def test_a_missing_model_and_a_missing_python_say_what_to_do(start: Start) -> None:
+    daemon = start(model={"name": "no-such-model"})
+    reason = daemon.wait_for("failed")["reason"]
+    assert "youtu pull no-such-model" in reason
+    assert daemon.chat("hello").status_code == 503
+
+
+def test_the_window_slides() -> None:
+    window = RestartWindow("2/10")
+    assert window.delay_s(0.0) is not None
+    assert window.delay_s(9.0) is not None
+    assert window.delay_s(10.0) is None
+    assert window.delay_s(10.1) is not None
+    assert window.delay_s(18.0) is None
+
+
+def test_sigterm_drains_what_runs_and_leaves_no_engine(start: Start) -> None:
+    daemon = start(engine={"max_num_seqs": 4})
+    daemon.wait_for("ready")
+    engine = daemon.engine()
+    with daemon.stream("x" * 300, max_new_tokens=4096) as response:
+        stream = events(response)
+        next(stream)
+        daemon.process.send_signal(signal.SIGTERM)
+        *_, (name, done) = stream
+    assert name == "done"
+    assert done["finish_reason"] == "stop"
+    assert daemon.process.wait() == 0
+    assert not engine.is_running()
+
+
+def test_at_the_end_of_the_drain_an_answer_ends_as_shutdown(start: Start) -> None:
+    daemon = start(service={"drain_timeout_s": 0.2})
+    daemon.wait_for("ready")
+    with daemon.stream("!long", max_new_tokens=4096) as response:
+        stream = events(response)
+        next(stream)
+        daemon.process.send_signal(signal.SIGTERM)
+        *_, (_, done) = stream
+    assert done["finish_reason"] == "shutdown"
+    assert daemon.process.wait() == 0
+
+
+def test_a_killed_service_leaves_no_engine(start: Start) -> None:
+    daemon = start()
+    daemon.wait_for("ready")
+    engine = daemon.engine()
+    with daemon.stream("!hang 1") as response:
+        stream = events(response)
+        next(stream)
+        daemon.process.kill()
+        psutil.wait_procs([engine])
+    assert not engine.is_running()
