@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
 from youtu_llm.ops import awq
 from youtu_llm.ops.api import (
     PAGE_SIZE,

@@ -226,7 +226,8 @@ class CpuOps(Ops):
 
     def add_rms_norm(self, residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         num_tokens, n = x.shape
-        assert residual.is_contiguous() and x.is_contiguous()
+        assert residual.is_contiguous()
+        assert x.is_contiguous()
         y = torch.empty(num_tokens, n)
         status = self._lib.youtu_add_rms_norm(
             y.data_ptr(),
@@ -422,5 +423,6 @@ def _row_stride(x: Tensor) -> int:
 
 
 def _float(weight: Tensor) -> Tensor:
-    assert weight.dtype == torch.float32 and weight.is_contiguous()
+    assert weight.dtype == torch.float32
+    assert weight.is_contiguous()
     return weight

@@ -43,7 +43,7 @@ inline float* output(const AttendJob& job, int row) {
   return job.out + row / job.heads * job.out_stride + row % job.heads * job.out_head_stride;
 }
 
-// scores[r][j] for R rows and four keys; keys past the tile repeat the last one, unused.
+// scores[r][j] for R rows, four keys at a time; keys past the tile repeat the last one, unused.
 template <int R>
 inline void score_rows(const AttendJob& job, const Tile& tile, int row, int n, float* scores) {
   const float* q[R];
@@ -65,11 +65,11 @@ inline void score_rows(const AttendJob& job, const Tile& tile, int row, int n, f
 
 // scores -> exp(scores - maximum); returns what the earlier sums must be scaled by.
 inline float soften(float* scores, int n, float* state) {
-  float top = state[0];
-  for (int j = 0; j < n; j++) top = scores[j] > top ? scores[j] : top;
-  const float keep = hsum(vexp(splat(state[0] - top))) / W;
   for (int j = n; j < (n + W - 1) / W * W; j++) scores[j] = -1e30f;  // counts for 1e-38
-  vf sum = splat(0);
+  vf high = splat(state[0]), sum = splat(0);
+  for (int j = 0; j < n; j += W) high = vmax(high, load(scores + j));
+  const float top = hmax(high);
+  const float keep = hsum(vexp(splat(state[0] - top))) / W;
   for (int j = 0; j < n; j += W) {
     const vf p = vexp(load(scores + j) - splat(top));
     store(scores + j, p);
@@ -110,8 +110,12 @@ inline void mix_rows(const AttendJob& job, const Tile& tile, int row, int n, con
 // Rows [row, row + R) see different numbers of tokens of the tile: scores past a row's own are 0.
 template <int R>
 inline void attend_rows(const AttendJob& job, const Tile& tile, int row, int c, int n, float* scores) {
+  // R x 4 sums, the keys and a query must fit the registers.
+  constexpr int kScored = kRegisters >= 32 || R < 2 ? R : 2;
   float keep[R];
-  score_rows<R>(job, tile, row, n, scores);
+  for (int r = 0; r < R / kScored * kScored; r += kScored)
+    score_rows<kScored>(job, tile, row + r, n, scores + r * kTile);
+  if (R % kScored) score_rows<R % kScored ? R % kScored : 1>(job, tile, row + R - R % kScored, n, scores + (R - R % kScored) * kTile);
   for (int r = 0; r < R; r++) {
     const int sees = job.visible + (row + r) / job.heads - c;
     float* mine = scores + r * kTile;

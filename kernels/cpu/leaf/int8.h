@@ -11,41 +11,56 @@ void quantize_int16(const float* x, int k, int16_t* q, float* scale) {
   *scale = amax / kInt16Top;
 }
 
-template <int M, int R>
+constexpr int kRows = 4;  // rows of W at a time: their sums fold together
+
+template <int M>
 inline void int8_rows(const Int8Job& job, int row, int token) {
-  vi acc[M][R];
+  vi acc[M][kRows];
   for (int m = 0; m < M; m++)
-    for (int r = 0; r < R; r++) acc[m][r] = zero_i();
+    for (int r = 0; r < kRows; r++) acc[m][r] = zero_i();
   const int8_t* w = job.weight + static_cast<int64_t>(row) * job.k;
   const int16_t* x = job.x + static_cast<int64_t>(token) * job.k;
   for (int i = 0; i < job.k; i += kInt8Step) {
-    i8x16 v[R];
-    for (int r = 0; r < R; r++) v[r] = load_i8(w + static_cast<int64_t>(r) * job.k + i);
-    for (int m = 0; m < M; m++)
-      for (int r = 0; r < R; r++)
-        acc[m][r] = dot_i16(acc[m][r], v[r], x + static_cast<int64_t>(m) * job.k + i);
-  }
-  for (int m = 0; m < M; m++)
-    for (int r = 0; r < R; r++) {
-      const float scale = job.x_scale[token + m] * half_to_float(job.weight_scale[row + r]);
-      job.y[(token + m) * job.y_stride + row + r] =
-          hsum_i(acc[m][r]) * scale + (job.bias ? job.bias[row + r] : 0);
+    // Four short streams defeat the hardware's prefetcher: ask for the next four rows.
+    __builtin_prefetch(w + kRows * (static_cast<int64_t>(job.k) + i));
+    for (int r = 0; r < kRows; r++) {
+      const i8x16 v = load_i8(w + static_cast<int64_t>(r) * job.k + i);
+      for (int m = 0; m < M; m++)
+        acc[m][r] = dot_i16(acc[m][r], v, x + static_cast<int64_t>(m) * job.k + i);
     }
+  }
+  for (int m = 0; m < M; m++) {
+    vf sums[kRows];
+    float folded[kRows];
+    for (int r = 0; r < kRows; r++) sums[r] = to_float(acc[m][r]);
+    store_sums(folded, sums, job.x_scale[token + m]);
+    float* y = job.y + (token + m) * job.y_stride + row;
+    for (int r = 0; r < kRows; r++)
+      y[r] = folded[r] * half_value(job.weight_scale + row + r) + (job.bias ? job.bias[row + r] : 0);
+  }
 }
 
-template <int R>
-inline void int8_tokens(const Int8Job& job, int row) {
-  int t = 0;
-  for (; t + 4 <= job.tokens; t += 4) int8_rows<4, R>(job, row, t);
-  if (job.tokens - t == 3) int8_rows<3, R>(job, row, t);
-  if (job.tokens - t == 2) int8_rows<2, R>(job, row, t);
-  if (job.tokens - t == 1) int8_rows<1, R>(job, row, t);
+// The last rows, fewer than kRows.
+inline void int8_rest(const Int8Job& job, int row) {
+  for (int t = 0; t < job.tokens; t++) {
+    vi acc = zero_i();
+    for (int i = 0; i < job.k; i += kInt8Step)
+      acc = dot_i16(acc, load_i8(job.weight + static_cast<int64_t>(row) * job.k + i),
+                    job.x + static_cast<int64_t>(t) * job.k + i);
+    job.y[t * job.y_stride + row] =
+        hsum(to_float(acc)) * job.x_scale[t] * half_value(job.weight_scale + row) +
+        (job.bias ? job.bias[row] : 0);
+  }
 }
 
 void int8_linear(const Int8Job& job, int begin, int end) {
   int row = begin;
-  for (; row + 2 <= end; row += 2) int8_tokens<2>(job, row);
-  if (row < end) int8_tokens<1>(job, row);
+  for (; row + kRows <= end; row += kRows) {
+    int t = 0;
+    for (; t + 2 <= job.tokens; t += 2) int8_rows<2>(job, row, t);
+    if (t < job.tokens) int8_rows<1>(job, row, t);
+  }
+  for (; row < end; row++) int8_rest(job, row);
 }
 
 void int8_row(const int8_t* weight, float scale, int n, float* y) {

@@ -1,6 +1,7 @@
 // AVX2 + FMA + F16C. Included inside the anonymous namespace of isa_avx2.cpp.
 
 constexpr int W = 8;  // floats in a vector
+constexpr int kRegisters = 16;
 using vf = __m256;
 
 inline vf load(const float* p) { return _mm256_loadu_ps(p); }
@@ -16,6 +17,7 @@ inline vf pow2(vf n) {  // n integral, -126 .. 127
   return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
 }
 inline vf load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+inline float half_value(const uint16_t* p) { return _cvtsh_ss(*p); }
 inline void store_half(uint16_t* p, vf v) {
   _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
@@ -76,6 +78,8 @@ inline void dot(Dots& d, const Nibbles& w, const int8_t* four) {
   const __m256i a = _mm256_set1_epi32(word);
   d.v[0] = _mm256_add_epi16(d.v[0], _mm256_maddubs_epi16(w.v[0], a));
   d.v[1] = _mm256_add_epi16(d.v[1], _mm256_maddubs_epi16(w.v[1], a));
+  // Add now: GCC moves the additions behind the loop and spills every product until then.
+  asm("" : "+x"(d.v[0]), "+x"(d.v[1]));
 }
 inline void drain(vf* sums, const Dots& d, float scale) {
   const __m256i one = _mm256_set1_epi16(1);
@@ -103,7 +107,7 @@ inline i8x16 load_i8(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si
 inline vi dot_i16(vi acc, vi w, const int16_t* x) {
   return _mm256_add_epi32(acc, _mm256_madd_epi16(w, _mm256_loadu_si256((const __m256i*)x)));
 }
-inline float hsum_i(vi v) { return hsum(_mm256_cvtepi32_ps(v)); }
+inline vf to_float(vi v) { return _mm256_cvtepi32_ps(v); }
 inline vf widen_i8(const int8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
 }

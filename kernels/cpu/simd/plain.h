@@ -2,6 +2,7 @@
 // Included inside the anonymous namespace of isa_plain.cpp.
 
 constexpr int W = 1;
+constexpr int kRegisters = 16;
 struct vf {
   float x;
 };
@@ -25,6 +26,7 @@ inline vf pow2(vf n) {
   return v;
 }
 inline vf load_half(const uint16_t* p) { return {half_to_float(*p)}; }
+inline float half_value(const uint16_t* p) { return half_to_float(*p); }
 inline void store_half(uint16_t* p, vf v) {  // to nearest, ties to even
   uint32_t bits;
   __builtin_memcpy(&bits, &v.x, 4);
@@ -101,5 +103,5 @@ inline vi dot_i16(vi acc, i8x16 w, const int16_t* x) {
   for (int i = 0; i < 16; i++) acc.x += w.p[i] * x[i];
   return acc;
 }
-inline float hsum_i(vi v) { return static_cast<float>(v.x); }
+inline vf to_float(vi v) { return {static_cast<float>(v.x)}; }
 inline vf widen_i8(const int8_t* p) { return {static_cast<float>(*p)}; }
