@@ -1,4 +1,7 @@
-"""`youtu serve` with the fake engine and the byte tokenizer: run_daemon.py CONFIG ENGINE_ARGS..."""
+"""`youtu serve` with the fake engine: run_daemon.py CONFIG ENGINE_ARGS...
+
+A model directory without a tokenizer gets the byte tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from byte_tokenizer import ByteTokenizer
 from youtu_llm import config
 from youtu_llm.errors import YoutuError
 from youtu_llm.service import app
+from youtu_llm.text.tokenizer import Tokenizer
 
 FAKE_ENGINE = Path(__file__).parents[1] / "fake_engine.py"
 
@@ -22,8 +26,10 @@ def main() -> int:
         Path(path), profile_dirs=[Path(path).parent / "profiles"], environ={}, flags={}
     )
     command = (sys.executable, str(FAKE_ENGINE), *engine_args)
+    has_tokenizer = (Path(loaded.settings.model.name) / "tokenizer.json").exists()
+    load = Tokenizer.load if has_tokenizer else ByteTokenizer.load
     try:
-        return app.run(loaded, engine_command=command, load_tokenizer=ByteTokenizer.load)
+        return app.run(loaded, engine_command=command, load_tokenizer=load)
     except YoutuError as error:
         print(error.message, file=sys.stderr)
         return error.exit_status

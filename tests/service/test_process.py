@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 from harness import Daemon
 
+from youtu_llm import paths
 from youtu_llm.service.state import State, Status
 from youtu_llm.service.systemd import Notifier
 
@@ -25,9 +28,12 @@ def test_no_torch_in_the_service_process(daemon: Daemon) -> None:
     assert answer.stdout.strip() == b"[]"
 
 
-def test_memory(daemon: Daemon) -> None:
-    """The real tokenizer comes on top; tests/system measures that."""
-    daemon.chat("hello")
+@pytest.mark.model
+def test_memory_with_a_real_tokenizer(start: Callable[..., Daemon]) -> None:
+    daemon = start(model={"name": str(paths.models_dir() / "qwen2.5-coder-0.5b")})
+    daemon.wait_for("ready")
+    too_long = daemon.chat("把导航音量调低一点。" * 1000)
+    assert too_long.json()["error"]["n_prompt_tokens"] > 5000
     rss = psutil.Process(daemon.process.pid).memory_info().rss
     print(f"service RSS {rss / 1e6:.1f} MB")
     assert rss < MAX_RSS_BYTES

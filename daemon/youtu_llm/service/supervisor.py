@@ -204,10 +204,6 @@ class Supervisor:
             hello.pages.limit_by or "nothing",
             hello.max_model_len,
         )
-        for line in hello.plan.splitlines():
-            logger.info("plan: %s", line)
-        for line in hello.degraded:
-            logger.warning("degraded: %s", line)
         self._status.hello = hello
         self._client.attach(self._engine.send, hello)
         self._status.change(State.READY)

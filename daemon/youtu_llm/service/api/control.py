@@ -60,15 +60,15 @@ class ControlRoutes:
 
     async def health(self, request: web.Request) -> web.StreamResponse:
         """The engine's last lines may name files: only for those on this machine's socket."""
-        live = self._pipeline.live
-        running = self._status.num_running
+        num_live = len(self._pipeline.live)
+        running = min(self._status.num_running, num_live)  # the heartbeat may be a second old
         body = {
             "profile": self._pipeline.settings.profile,
             "model": self._pipeline.settings.model.name,
             **self._status.report(with_log=is_local(request)),
             "queue": {
                 "running": running,
-                "waiting": max(0, len(live) - running),
+                "waiting": num_live - running,
                 "limit": self._pipeline.settings.service.queue_size,
             },
         }
