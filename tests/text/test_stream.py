@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from youtu_llm.text.stream import TextStream
 
 from tests.byte_tokenizer import EOS, ByteTokenizer
+from youtu_llm.text.stream import TextStream
 
 # Few distinct characters, so that stop strings, their prefixes and broken UTF-8 come up often.
 PIECES = st.sampled_from(["ab", "ba", "a", "b", "a", "b", "。", b"\xe3", b"\xff", None])

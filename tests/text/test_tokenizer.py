@@ -10,11 +10,11 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models
+
+from tests.text.samples import DATA, SAMPLES, write_sample_tokenizer
 from youtu_llm import paths
 from youtu_llm.errors import InvalidRequest, ModelError
 from youtu_llm.text.tokenizer import Tokenizer
-
-from tests.text.samples import DATA, SAMPLES, write_sample_tokenizer
 
 CONTROL = [t for t, kind in zip(DATA["tokens"], DATA["types"], strict=True) if kind == 3]
 END = DATA["tokens"].index("<|im_end|>")

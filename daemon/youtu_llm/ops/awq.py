@@ -26,9 +26,11 @@ def pack(values: Tensor) -> Tensor:
     rows, out_features = values.shape
     if out_features % 8:
         raise ValueError(f"{out_features} output channels do not fill words of 8")
-    nibbles = values.to(torch.int64).view(rows, out_features // 8, 8)[:, :, NIBBLE_CHANNEL]
-    words = (nibbles << _SHIFTS.to(values.device)).sum(-1)  # 0 .. 2^32 - 1
-    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
+    channels = values.to(torch.int32).view(rows, out_features // 8, 8)
+    words = torch.zeros_like(channels[..., 0])
+    for nibble, channel in enumerate(NIBBLE_CHANNEL):
+        words |= channels[..., channel] << (4 * nibble)
+    return words
 
 
 def unpack(words: Tensor) -> Tensor:

@@ -47,6 +47,8 @@ def import_model(
     model of that name is replaced only when `verify` finds it broken. Raises ModelError for
     what is not understood and ResourceError when the disk has too little room.
     """
+    if not source.exists():
+        raise ModelError(f"{source} does not exist")
     name = model_dir.check_name(name or _name_of(source))
     if is_sound(models_dir / name):
         raise ModelError(f"{models_dir / name} exists: remove it first, or choose another name")
@@ -90,13 +92,28 @@ def build(
     staged = work / "model"
     shutil.rmtree(staged, ignore_errors=True)  # what an interrupted import left
     staged.mkdir()
+    try:
+        config = _convert(source, staged, quantize=quantize, dtype=dtype)
+        return model_dir.install(
+            staged,
+            models_dir,
+            name,
+            source=origin,
+            license_name=license_name,
+            quantization=config.get("quantization_config", {}).get("quant_method", "none"),
+        )
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)  # of a failure; else it is in its place
+
+
+def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dict[str, Any]:
+    """Write every file of the model but its manifest; returns its config."""
     checkpoint: Checkpoint = HfCheckpoint(source) if source.is_dir() else GgufCheckpoint(source)
     config = checkpoint.config()
     ready = checkpoint.ready_files()
     if ready:
-        model_dir.require_disk(
-            work, sum(file.stat().st_size for file in ready), f"copying {source}"
-        )
+        num_bytes = sum(file.stat().st_size for file in ready)
+        model_dir.require_disk(staged, num_bytes, f"copying {source}")
         for file in ready:
             shutil.copyfile(file, staged / file.name)
     else:
@@ -106,14 +123,7 @@ def build(
             config["quantization_config"] = _quantization_config(config)
     (staged / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     checkpoint.write_tokenizer(staged)
-    return model_dir.install(
-        staged,
-        models_dir,
-        name,
-        source=origin,
-        license_name=license_name,
-        quantization=config.get("quantization_config", {}).get("quant_method", "none"),
-    )
+    return config
 
 
 def _quantization_config(config: dict[str, Any]) -> dict[str, Any]:
