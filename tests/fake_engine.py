@@ -101,6 +101,7 @@ class FakeEngine:
                 architecture="fake",
                 backend="none",
                 device="cpu",
+                window_tokens=0,
                 max_model_len=self.options.max_model_len,
                 vocab_size=257,
                 eos_token_ids=(EOS,),

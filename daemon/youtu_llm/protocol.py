@@ -110,6 +110,7 @@ class Hello(msgspec.Struct, tag=True, frozen=True):
     backend: str
     device: str
     max_model_len: int  # prompt and answer together, in tokens
+    window_tokens: int  # of a sequence's rolling window, which may then grow beyond; 0: none
     vocab_size: int
     eos_token_ids: tuple[int, ...]
     load_s: float

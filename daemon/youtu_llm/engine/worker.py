@@ -171,6 +171,7 @@ class Worker:
                 backend=ops.name,
                 device=str(ops.device),
                 max_model_len=plan.max_model_len,
+                window_tokens=plan.window_pages * protocol.PAGE_SIZE,
                 vocab_size=vocab_size,
                 eos_token_ids=eos,
                 load_s=time.monotonic() - started,

@@ -160,7 +160,8 @@ class Generation:
             reason = "cancelled"
         self._say(self._text.finish())
         if self._punctuation is not None:
-            self._append(self._punctuation.finish(reason))
+            # Cut by a stop string, the last sentence may not be over: no final mark then.
+            self._append(self._punctuation.finish("cut" if self._text.stop_hit else reason))
         usage = output.usage or Usage(self.num_prompt_tokens, completion_tokens=self.num_tokens)
         self.result = Result("".join(self._parts), reason, usage, self._timings(usage))
         self._count(self.result)

@@ -115,7 +115,9 @@ class Pipeline:
             self._encoders, _encoder(tokenizer, ask, settings)
         )
         num_prompt = generation.num_prompt_tokens = len(prompt_ids)
-        n_ctx = self._status.require_ready().max_model_len
+        hello = self._status.require_ready()
+        # Under a rolling window a conversation may outgrow the context: the oldest text goes.
+        n_ctx = None if hello.window_tokens else hello.max_model_len
         params = fit(params, num_prompt, n_ctx, settings)
         sampling = settings.sampling
         stop = sampling.stop if ask.stop is None else tuple(ask.stop)
@@ -153,7 +155,9 @@ def sampling_params(ask: Ask, settings: Settings) -> SamplingParams:
     )
 
 
-def fit(params: SamplingParams, num_prompt: int, n_ctx: int, settings: Settings) -> SamplingParams:
+def fit(
+    params: SamplingParams, num_prompt: int, n_ctx: int | None, settings: Settings
+) -> SamplingParams:
     """Cuts max_new_tokens to the context's rest. Raises ContextLengthExceeded without one."""
     if num_prompt == 0:
         raise InvalidRequest("the prompt is empty", param="prompt")
@@ -164,6 +168,8 @@ def fit(params: SamplingParams, num_prompt: int, n_ctx: int, settings: Settings)
             f" most {bound} (bounds.max_prompt_tokens)",
             param="messages",
         )
+    if n_ctx is None:
+        return params
     room = n_ctx - num_prompt
     if room < 1:
         raise ContextLengthExceeded(
