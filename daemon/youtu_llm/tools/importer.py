@@ -118,6 +118,7 @@ def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dic
             shutil.copyfile(file, staged / file.name)
     else:
         _write_weights(checkpoint.tensors(), staged, quantize=quantize, dtype=dtype)
+        config.pop("dtype", None)  # the key's newer spelling
         config["torch_dtype"] = "float16" if quantize else dtype
         if quantize:
             config["quantization_config"] = _quantization_config(config)
