@@ -70,10 +70,12 @@ AttendJob make_job(const Plan& plan, const Task& task, const Shape& shape) {
   const int t0 = task.block * shape.block_tokens;
   const int64_t row = step.query_start[task.s] - step.query_start[plan.first_seq] + t0;
   AttendJob job{};
-  job.q = plan.q + row * plan.q_stride + static_cast<int64_t>(task.stream) * plan.heads * plan.key_dim;
+  job.q =
+      plan.q + row * plan.q_stride + static_cast<int64_t>(task.stream) * plan.heads * plan.key_dim;
   job.q_stride = plan.q_stride;
   job.q_head_stride = plan.key_dim;
-  job.out = plan.out + row * plan.out_stride + static_cast<int64_t>(task.stream) * plan.heads * plan.value_dim;
+  job.out = plan.out + row * plan.out_stride +
+            static_cast<int64_t>(task.stream) * plan.heads * plan.value_dim;
   job.out_stride = plan.out_stride;
   job.out_head_stride = plan.value_dim;
   job.state_stride = 2;
@@ -170,8 +172,8 @@ int32_t run_paged(Plan plan, int first, int last, Arena arena) {
 using namespace youtu;
 
 int32_t youtu_gqa_attention(void* out, const void* q, int64_t q_stride, const youtu_step* step,
-                            int32_t num_heads, int32_t num_kv_heads, int32_t head_dim, int32_t layer,
-                            float scale, void*) {
+                            int32_t num_heads, int32_t num_kv_heads, int32_t head_dim,
+                            int32_t layer, float scale, void*) {
   if (num_kv_heads <= 0 || num_heads % num_kv_heads || num_heads / num_kv_heads > kAttendRows ||
       head_dim % 16 || head_dim > 256 || step->cache_width != 2 * num_kv_heads * head_dim)
     return YOUTU_EINVAL;
@@ -211,7 +213,9 @@ struct Mla {
   int q_dim() const { return nope + rope; }
 };
 
-int query_len(const youtu_step& step, int s) { return step.query_start[s + 1] - step.query_start[s]; }
+int query_len(const youtu_step& step, int s) {
+  return step.query_start[s + 1] - step.query_start[s];
+}
 
 int64_t absorbed_bytes(const Mla& m) {  // a token's
   const int64_t latent = static_cast<int64_t>(m.heads) * (2 * m.rank + m.rope) * 4;
@@ -264,7 +268,8 @@ int32_t mla_absorbed(const Mla& m, int first, int last) {
     job.y_stride = static_cast<int64_t>(m.heads) * m.v_dim;
     job.y = m.out + start * job.y_stride + head * m.v_dim;
     job.tokens = tokens;
-    engine.isa->int4_linear(job, job.first_row / kBlockRows, (job.first_row + m.v_dim) / kBlockRows);
+    engine.isa->int4_linear(job, job.first_row / kBlockRows,
+                            (job.first_row + m.v_dim) / kBlockRows);
   });
   return YOUTU_OK;
 }
@@ -277,10 +282,9 @@ int32_t mla_expanded(const Mla& m, int s) {
   constexpr int kPage = YOUTU_PAGE_SIZE, kBlock = kAttendRows;
   Arena arena;
   auto* latent = arena.take<float>(static_cast<int64_t>(kPage) * m.rank);
-  const Acts acts = take_acts(arena, kPage, m.rank, m.group);
   auto* expanded = arena.take<float>(static_cast<int64_t>(kPage) * m.rows());
   auto* state = arena.take<float>(2 * static_cast<int64_t>(tokens) * m.heads);
-  if (arena.left() < 0) return YOUTU_EINVAL;
+  if (arena.left() < 1 << 20) return YOUTU_EINVAL;
   const int blocks = (tokens + kBlock - 1) / kBlock;
   for (int begin = 0; begin < context; begin += kPage) {
     const int n = std::min(kPage, context - begin);
@@ -290,23 +294,15 @@ int32_t mla_expanded(const Mla& m, int s) {
     job.layer_bytes = layer_bytes(step, m.layer);
     job.width = step.cache_width;
     job.dtype = step.cache_dtype;
-    const char* page = reinterpret_cast<const char*>(step.page_addresses[job.page_table[begin / kPage]]) +
-                       job.layer_bytes;
+    const char* page =
+        reinterpret_cast<const char*>(step.page_addresses[job.page_table[begin / kPage]]) +
+        job.layer_bytes;
     parallel_rows(n, m.rank, [&](int i, int) {
-      float* row = latent + static_cast<int64_t>(i) * m.rank;
-      engine.isa->load_cache(row, page + i * step.cache_width * cache_value_bytes(step), m.rank,
+      engine.isa->load_cache(latent + static_cast<int64_t>(i) * m.rank,
+                             page + i * step.cache_width * cache_value_bytes(step), m.rank,
                              step.cache_dtype);
-      engine.isa->quantize_int8(row, m.rank, m.group, acts_row(acts, i, m.rank, m.group));
     });
-    Int4Job up{};
-    up.packed = m.kv_b;
-    up.n = m.rows(), up.k = m.rank, up.group = m.group;
-    up.acts = acts;
-    up.row_step = 1;
-    up.y = expanded;
-    up.y_stride = m.rows();
-    up.tokens = n;
-    int4_linear(up);
+    int4_linear({latent, m.rank, m.kv_b, nullptr, expanded, n, m.rows(), m.rank, m.group}, arena);
     parallel(blocks * m.heads, [&](int i, int thread) {
       const int head = i % m.heads, t0 = i / m.heads * kBlock;
       const int64_t row = start + t0;
@@ -341,8 +337,8 @@ int32_t mla_expanded(const Mla& m, int s) {
 
 int32_t youtu_mla_attention(void* out, const void* q, const void* kv_b, int32_t group,
                             const youtu_step* step, int32_t num_heads, int32_t nope_dim,
-                            int32_t rope_dim, int32_t v_dim, int32_t rank, int32_t layer, float scale,
-                            void*) {
+                            int32_t rope_dim, int32_t v_dim, int32_t rank, int32_t layer,
+                            float scale, void*) {
   if (nope_dim % 16 || rope_dim % 16 || v_dim % 16 || rank % 16 || rank % group ||
       num_heads > kAttendRows || rank + rope_dim > 1024 || step->cache_width != rank + rope_dim)
     return YOUTU_EINVAL;

@@ -12,11 +12,11 @@ constexpr int64_t kSharedBytes = 48 << 20;
 
 struct Engine {
   const Isa* isa = nullptr;
-  char* scratch = nullptr;  // kAttendScratch a thread
+  char* scratch = nullptr;  // kThreadScratch a thread
   char* shared = nullptr;   // kSharedBytes, for the operation that runs
 
   float* thread_scratch(int thread) const {
-    return reinterpret_cast<float*>(scratch + thread * kAttendScratch);
+    return reinterpret_cast<float*>(scratch + thread * kThreadScratch);
   }
 };
 
@@ -68,6 +68,15 @@ inline int64_t layer_bytes(const youtu_step& step, int layer) {
 // enough that no core waits long for another.
 constexpr int64_t kChunkBytes = 64 << 10;
 
-void int4_linear(const Int4Job& job);  // all row blocks, all threads
+// y [tokens, n] = x W^T + bias with all threads, as many tokens at a time as pays.
+struct Int4Linear {
+  const float* x;
+  int64_t x_stride;
+  const uint8_t* packed;
+  const float* bias;
+  float* y;
+  int tokens, n, k, group;
+};
+void int4_linear(const Int4Linear&, Arena);
 
 }  // namespace youtu

@@ -17,6 +17,9 @@ constexpr int kBlockRows = 16;
 constexpr int kActBlock = 32;  // activations that share an int8 scale
 constexpr int64_t int4_block_bytes(int group) { return kBlockRows * group / 2 + 64; }
 
+// What a thread may use while it runs a leaf: keys and values of a tile, or expanded weights.
+constexpr int64_t kThreadScratch = 1 << 20;
+
 // Rows of activations in int8: q [rows, k], scale [rows, k / kActBlock], and sum [rows, k / group],
 // which is what a zero point of 1 takes away.
 struct Acts {
@@ -36,6 +39,28 @@ struct Int4Job {
   int64_t y_stride;
   int tokens;
   int first_row;  // the row of W that lands in y[0]
+};
+
+// The same in tiles: activations as bf16, weights expanded to bf16 (leaf/tiles.h).
+struct TileJob {
+  const uint8_t* packed;
+  int n, k, group;
+  const uint16_t* tiles;
+  const float* bias;
+  float* y;
+  int64_t y_stride;
+  int tokens;      // at most kTileTokens
+  float* scratch;  // kThreadScratch bytes
+};
+
+constexpr int kTileTokens = 512;
+constexpr int kTileBlocks = 16;  // row blocks of a call, at most
+
+struct Tiles {
+  int min_tokens;  // fewer are quicker without tiles
+  // Row `row` of x into the tiles of all rows; x null: zeros. Rows come in 32s.
+  void (*pack_row)(const float* x, int k, int row, uint16_t* tiles);
+  void (*linear)(const TileJob&, int begin, int end);
 };
 
 struct Int8Job {
@@ -76,11 +101,10 @@ struct AttendJob {
   const float* expanded;  // null: plain
   int64_t expanded_stride;
   int nope_dim;
-  float* scratch;  // kAttendScratch bytes
+  float* scratch;  // kThreadScratch bytes
 };
 
 constexpr int kAttendRows = 64;  // tokens * heads of a job is at most this (or one token's heads)
-constexpr int64_t kAttendScratch = 1 << 19;
 
 struct RopeJob {
   const float* cos;  // [dim / 2] of the token's position
@@ -92,7 +116,7 @@ struct RopeJob {
 struct Isa {
   const char* name;
   bool (*supported)();
-  bool (*prepare_thread)();  // null: nothing to ask the kernel for
+  const Tiles* tiles;  // null: none
 
   void (*quantize_int8)(const float* x, int k, int group, Acts out);
   void (*quantize_int16)(const float* x, int k, int16_t* q, float* scale);

@@ -19,7 +19,10 @@ bool supported() {
 
 }  // namespace
 
-const Isa isa_avx2 = {"avx2", supported, nullptr,
+const Isa isa_avx2 = {
+    "avx2",
+    supported,
+    nullptr,
 #include "leaf/table.h"
 };
 

@@ -13,7 +13,10 @@ bool supported() { return true; }
 
 }  // namespace
 
-const Isa isa_plain = {"plain", supported, nullptr,
+const Isa isa_plain = {
+    "plain",
+    supported,
+    nullptr,
 #include "leaf/table.h"
 };
 

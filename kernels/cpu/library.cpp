@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "checks.h"
 #include "engine.h"
-#include "selftest.h"
 
 namespace youtu {
 
@@ -25,7 +25,11 @@ namespace {
 // Best first.
 const Isa* const kIsas[] = {
 #if defined(__x86_64__)
+    &isa_amx,
+    &isa_avx512,
     &isa_avx2,
+#elif defined(__aarch64__)
+    &isa_neon,
 #endif
     &isa_plain,
 };
@@ -43,7 +47,7 @@ using namespace youtu;
 
 int32_t youtu_abi(void) { return YOUTU_KERNELS_ABI; }
 
-int64_t youtu_workspace_bytes(int32_t threads) { return kSharedBytes + threads * kAttendScratch; }
+int64_t youtu_workspace_bytes(int32_t threads) { return kSharedBytes + threads * kThreadScratch; }
 
 int32_t youtu_init(int32_t threads, const char* isa, void* workspace, int64_t bytes) {
   if (threads < 1 || threads > 256 || bytes < youtu_workspace_bytes(threads)) return YOUTU_EINVAL;

@@ -13,20 +13,80 @@ Acts take_acts(Arena& arena, int64_t rows, int k, int group) {
   return acts;
 }
 
-void int4_linear(const Int4Job& job) {
-  const int blocks = (job.n + kBlockRows - 1) / kBlockRows;
-  const int64_t bytes = job.k / job.group * int4_block_bytes(job.group);
+namespace {
+
+// Row blocks of a chunk: about kChunkBytes, but a few chunks for every thread.
+int block_grain(const Int4Linear& w, int most) {
+  const int blocks = (w.n + kBlockRows - 1) / kBlockRows;
+  const int64_t bytes = w.k / w.group * int4_block_bytes(w.group);
   const int even = std::max(1, blocks / (4 * pool_threads()));
-  const int grain = std::min<int64_t>(std::max<int64_t>(1, kChunkBytes / bytes), even);
+  return static_cast<int>(
+      std::min<int64_t>({std::max<int64_t>(1, kChunkBytes / bytes), even, most}));
+}
+
+void linear_dots(const Int4Linear& w, Arena arena) {
+  const Acts acts = take_acts(arena, w.tokens, w.k, w.group);
+  parallel_rows(w.tokens, w.k, [&](int t, int) {
+    engine.isa->quantize_int8(w.x + t * w.x_stride, w.k, w.group, acts_row(acts, t, w.k, w.group));
+  });
+  Int4Job job{};
+  job.packed = w.packed;
+  job.n = w.n, job.k = w.k, job.group = w.group;
+  job.acts = acts;
+  job.row_step = 1;
+  job.bias = w.bias;
+  job.y = w.y;
+  job.y_stride = w.n;
+  job.tokens = w.tokens;
+  const int blocks = (w.n + kBlockRows - 1) / kBlockRows, grain = block_grain(w, blocks);
   parallel((blocks + grain - 1) / grain, [&](int chunk, int) {
     engine.isa->int4_linear(job, chunk * grain, std::min(blocks, (chunk + 1) * grain));
   });
 }
 
+void linear_tiles(const Int4Linear& w, Arena arena) {
+  const Tiles& tiles = *engine.isa->tiles;
+  const int padded = (w.tokens + 31) / 32 * 32;
+  auto* packed = arena.take<uint16_t>(static_cast<int64_t>(padded) * w.k);
+  parallel_rows(padded, w.k, [&](int t, int) {
+    tiles.pack_row(t < w.tokens ? w.x + t * w.x_stride : nullptr, w.k, t, packed);
+  });
+  const int blocks = (w.n + kBlockRows - 1) / kBlockRows;
+  // Pairs of blocks fill the tiles; more share the activations in the first-level cache.
+  const int share = blocks / (2 * pool_threads()) / 2 * 2;
+  const int grain = std::min(kTileBlocks, std::max(2, share));
+  parallel((blocks + grain - 1) / grain, [&](int chunk, int thread) {
+    const TileJob job = {w.packed, w.n, w.k, w.group,  packed,
+                         w.bias,   w.y, w.n, w.tokens, engine.thread_scratch(thread)};
+    tiles.linear(job, chunk * grain, std::min(blocks, (chunk + 1) * grain));
+  });
+}
+
+}  // namespace
+
+void int4_linear(const Int4Linear& w, Arena arena) {
+  const int64_t room = (arena.left() - 256) / std::max<int64_t>(acts_bytes(w.k, w.group), 2 * w.k);
+  const int most = static_cast<int>(std::min<int64_t>(kTileTokens, room / 32 * 32));
+  for (int first = 0; first < w.tokens; first += most) {
+    Int4Linear part = w;
+    part.x += first * w.x_stride;
+    part.y += static_cast<int64_t>(first) * w.n;
+    part.tokens = std::min(most, w.tokens - first);
+    const Tiles* tiles = engine.isa->tiles;
+    if (tiles && part.tokens >= tiles->min_tokens)
+      linear_tiles(part, arena);
+    else
+      linear_dots(part, arena);
+  }
+}
+
 namespace {
 
+constexpr int kMostInputs = 1 << 18;  // 32 rows of them fit the workspace
+
 bool int4_shape(int n, int k, int group) {
-  return (group == 32 || group == 64 || group == 128) && n > 0 && k > 0 && n % 8 == 0 && k % group == 0;
+  return (group == 32 || group == 64 || group == 128) && n > 0 && k > 0 && n % 8 == 0 &&
+         k % group == 0;
 }
 
 // AutoAWQ's nibble order: nibble i of a word holds output channel kChannel[i] of its eight.
@@ -59,7 +119,8 @@ using namespace youtu;
 
 int64_t youtu_int4_bytes(int32_t n, int32_t k, int32_t group) {
   if (!int4_shape(n, k, group)) return 0;
-  return static_cast<int64_t>((n + kBlockRows - 1) / kBlockRows) * (k / group) * int4_block_bytes(group);
+  return static_cast<int64_t>((n + kBlockRows - 1) / kBlockRows) * (k / group) *
+         int4_block_bytes(group);
 }
 
 int32_t youtu_int4_pack(void* packed, const int32_t* qweight, const int32_t* qzeros,
@@ -69,8 +130,10 @@ int32_t youtu_int4_pack(void* packed, const int32_t* qweight, const int32_t* qze
   // By group first: the AWQ rows of a group are contiguous.
   parallel(groups, [&](int g, int) {
     for (int b = 0; b < blocks; b++)
-      pack_block(static_cast<uint8_t*>(packed) + (static_cast<int64_t>(b) * groups + g) * int4_block_bytes(group),
-                 qweight, qzeros, static_cast<const uint16_t*>(scales), n, b * kBlockRows, g, group);
+      pack_block(static_cast<uint8_t*>(packed) +
+                     (static_cast<int64_t>(b) * groups + g) * int4_block_bytes(group),
+                 qweight, qzeros, static_cast<const uint16_t*>(scales), n, b * kBlockRows, g,
+                 group);
   });
   return YOUTU_OK;
 }
@@ -78,35 +141,17 @@ int32_t youtu_int4_pack(void* packed, const int32_t* qweight, const int32_t* qze
 int32_t youtu_int4_linear(void* y, const void* x, const void* packed, const void* bias,
                           int32_t num_tokens, int32_t n, int32_t k, int32_t group, int64_t x_stride,
                           void*) {
-  if (!int4_shape(n, k, group) || num_tokens < 0) return YOUTU_EINVAL;
-  const auto most = static_cast<int>(std::min<int64_t>(512, (kSharedBytes - 256) / acts_bytes(k, group)));
-  if (most < 1) return YOUTU_EINVAL;
-  for (int first = 0; first < num_tokens; first += most) {
-    const int tokens = std::min(most, num_tokens - first);
-    Arena arena;
-    const Acts acts = take_acts(arena, tokens, k, group);
-    const float* rows = static_cast<const float*>(x) + first * x_stride;
-    parallel_rows(tokens, k, [&](int t, int) {
-      engine.isa->quantize_int8(rows + t * x_stride, k, group, acts_row(acts, t, k, group));
-    });
-    Int4Job job{};
-    job.packed = static_cast<const uint8_t*>(packed);
-    job.n = n, job.k = k, job.group = group;
-    job.acts = acts;
-    job.row_step = 1;
-    job.bias = static_cast<const float*>(bias);
-    job.y = static_cast<float*>(y) + static_cast<int64_t>(first) * n;
-    job.y_stride = n;
-    job.tokens = tokens;
-    int4_linear(job);
-  }
+  if (!int4_shape(n, k, group) || k > kMostInputs || num_tokens < 0) return YOUTU_EINVAL;
+  int4_linear({static_cast<const float*>(x), x_stride, static_cast<const uint8_t*>(packed),
+               static_cast<const float*>(bias), static_cast<float*>(y), num_tokens, n, k, group},
+              Arena());
   return YOUTU_OK;
 }
 
 int32_t youtu_int8_linear(void* y, const void* x, const void* weight, const void* scales,
                           const void* bias, int32_t num_tokens, int32_t n, int32_t k,
                           int64_t x_stride, void*) {
-  if (n <= 0 || k <= 0 || k % 16 || k > 16384 || num_tokens < 0) return YOUTU_EINVAL;
+  if (n <= 0 || k <= 0 || k % 32 || k > 16384 || num_tokens < 0) return YOUTU_EINVAL;
   constexpr int kMost = 64;
   const int grain = static_cast<int>(std::max<int64_t>(1, kChunkBytes / k));
   for (int first = 0; first < num_tokens; first += kMost) {
@@ -116,7 +161,8 @@ int32_t youtu_int8_linear(void* y, const void* x, const void* weight, const void
     auto* q_scale = arena.take<float>(tokens);
     const float* rows = static_cast<const float*>(x) + first * x_stride;
     parallel_rows(tokens, k, [&](int t, int) {
-      engine.isa->quantize_int16(rows + t * x_stride, k, q + static_cast<int64_t>(t) * k, q_scale + t);
+      engine.isa->quantize_int16(rows + t * x_stride, k, q + static_cast<int64_t>(t) * k,
+                                 q_scale + t);
     });
     Int8Job job{};
     job.weight = static_cast<const int8_t*>(weight);

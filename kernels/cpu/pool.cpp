@@ -40,11 +40,13 @@ struct Pool {
 Pool& pool = *new Pool;  // never destroyed: workers may outlive static destructors
 
 void futex_wait(std::atomic<uint32_t>& word, uint32_t seen) {
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr,
+          0);
 }
 
 void futex_wake(std::atomic<uint32_t>& word, int count) {
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, count, nullptr,
+          nullptr, 0);
 }
 
 inline void relax() {
@@ -136,7 +138,8 @@ void pool_run(int count, Chunk chunk, const void* data) {
   };
   if (spin(finished)) return;
   pool.caller_sleeps.store(1, std::memory_order_seq_cst);
-  for (uint32_t done; (done = pool.done.load(std::memory_order_seq_cst)) != static_cast<uint32_t>(count);)
+  for (uint32_t done;
+       (done = pool.done.load(std::memory_order_seq_cst)) != static_cast<uint32_t>(count);)
     futex_wait(pool.done, done);
   pool.caller_sleeps.store(0, std::memory_order_relaxed);
 }

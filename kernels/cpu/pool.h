@@ -18,7 +18,8 @@ void pool_run(int count, Chunk chunk, const void* job);
 template <class F>
 void parallel(int count, const F& f) {
   pool_run(
-      count, [](const void* job, int chunk, int thread) { (*static_cast<const F*>(job))(chunk, thread); },
+      count,
+      [](const void* job, int chunk, int thread) { (*static_cast<const F*>(job))(chunk, thread); },
       &f);
 }
 

@@ -28,7 +28,11 @@ extern "C" {
 
 #define YOUTU_PAGE_SIZE 256 /* tokens of one cache page */
 
+#ifdef __CUDACC_RTC__ /* device code needs the types only */
+#define YOUTU_API __device__
+#else
 #define YOUTU_API __attribute__((visibility("default")))
+#endif
 
 /* One step's data: api.Batch and api.CacheStorage. Fill it once a step. Pointers are device
  * pointers; a page is [layers, YOUTU_PAGE_SIZE, cache_width] of cache_dtype. */
@@ -83,7 +87,8 @@ YOUTU_API int32_t youtu_int4_linear(void* y, const void* x, const void* packed, 
                                     int32_t num_tokens, int32_t n, int32_t k, int32_t group,
                                     int64_t x_stride, void* stream);
 
-/* y [T, n] float32 = x [T, k] (weight * scales)^T + bias; weight int8 [n, k], scales fp16 [n]. */
+/* y [T, n] float32 = x [T, k] (weight * scales)^T + bias; weight int8 [n, k], scales fp16 [n];
+ * k a multiple of 32, at most 16384. */
 YOUTU_API int32_t youtu_int8_linear(void* y, const void* x, const void* weight, const void* scales,
                                     const void* bias, int32_t num_tokens, int32_t n, int32_t k,
                                     int64_t x_stride, void* stream);

@@ -104,9 +104,9 @@ class CpuOps(Ops):
             return Linear(out_features, in_features, DenseWeight(weight.weight.float()), bias)
         if isinstance(weight, Int8Weight):
             out_features, in_features = weight.weight.shape
-            if in_features % 16 or in_features > 16384:
+            if in_features % 32 or in_features > 16384:
                 raise ModelError(
-                    f"INT8 rows of {in_features} values: the CPU kernels take multiples of 16"
+                    f"INT8 rows of {in_features} values: the CPU kernels take multiples of 32"
                     " up to 16384"
                 )
             rows = self._memory.copy(weight.weight)

@@ -16,8 +16,10 @@ inline Tile load_tile(const AttendJob& job, int c, int n, float* scratch) {
     const int rope = job.key_dim - job.nope_dim;
     for (int i = 0; i < n; i++) {
       float* key = scratch + i * job.key_dim;
-      __builtin_memcpy(key, job.expanded + (c - job.begin + i) * job.expanded_stride, 4 * job.nope_dim);
-      load_cache(key + job.nope_dim, entry + (i * job.width + job.width - rope) * size, rope, job.dtype);
+      __builtin_memcpy(key, job.expanded + (c - job.begin + i) * job.expanded_stride,
+                       4 * job.nope_dim);
+      load_cache(key + job.nope_dim, entry + (i * job.width + job.width - rope) * size, rope,
+                 job.dtype);
     }
     const float* value = job.expanded + (c - job.begin) * job.expanded_stride + job.nope_dim;
     return {scratch, value, job.key_dim, static_cast<int>(job.expanded_stride)};
@@ -31,7 +33,8 @@ inline Tile load_tile(const AttendJob& job, int c, int n, float* scratch) {
   for (int i = 0; i < n; i++) {
     const char* e = entry + i * job.width * size;
     load_cache(scratch + i * job.key_dim, e + job.key_offset * size, job.key_dim, job.dtype);
-    if (!shared) load_cache(values + i * job.value_dim, e + job.value_offset * size, job.value_dim, job.dtype);
+    if (!shared)
+      load_cache(values + i * job.value_dim, e + job.value_offset * size, job.value_dim, job.dtype);
   }
   return {scratch, values, job.key_dim, shared ? job.key_dim : job.value_dim};
 }
@@ -107,28 +110,31 @@ inline void mix_rows(const AttendJob& job, const Tile& tile, int row, int n, con
   for (; d < job.value_dim; d += W) mix_columns<R, 1>(tile, d, n, scores, keep, out);
 }
 
-// Rows [row, row + R) see different numbers of tokens of the tile: scores past a row's own are 0.
+// Rows [row, row + R). They see different numbers of the tile's tokens: a weight past a row's own
+// is 0.
 template <int R>
-inline void attend_rows(const AttendJob& job, const Tile& tile, int row, int c, int n, float* scores) {
-  // R x 4 sums, the keys and a query must fit the registers.
-  constexpr int kScored = kRegisters >= 32 || R < 2 ? R : 2;
+inline void attend_rows(const AttendJob& job, const Tile& tile, int row, int c, int n,
+                        float* scores) {
+  constexpr int kScored = kRegisters < 32 && R > 2 ? 2 : R;  // their sums fit the registers
   float keep[R];
-  for (int r = 0; r < R / kScored * kScored; r += kScored)
+  for (int r = 0; r < R; r += kScored)
     score_rows<kScored>(job, tile, row + r, n, scores + r * kTile);
-  if (R % kScored) score_rows<R % kScored ? R % kScored : 1>(job, tile, row + R - R % kScored, n, scores + (R - R % kScored) * kTile);
   for (int r = 0; r < R; r++) {
     const int sees = job.visible + (row + r) / job.heads - c;
     float* mine = scores + r * kTile;
-    float* state = job.state + (row + r) * job.state_stride;
-    if (sees <= 0) {
-      for (int j = 0; j < n; j++) mine[j] = 0;
-      keep[r] = 1;
-      continue;
-    }
-    keep[r] = soften(mine, sees < n ? sees : n, state);
-    for (int j = sees; j < n; j++) mine[j] = 0;
+    keep[r] =
+        sees > 0 ? soften(mine, sees < n ? sees : n, job.state + (row + r) * job.state_stride) : 1;
+    for (int j = sees > 0 ? sees : 0; j < n; j++) mine[j] = 0;
   }
   mix_rows<R>(job, tile, row, n, scores, keep);
+}
+
+// Rows [r, rows): R at a time, then fewer.
+template <int R>
+inline void attend_block(const AttendJob& job, const Tile& tile, int r, int rows, int c, int n,
+                         float* scores) {
+  for (; r + R <= rows; r += R) attend_rows<R>(job, tile, r, c, n, scores);
+  if constexpr (R > 1) attend_block<R / 2>(job, tile, r, rows, c, n, scores);
 }
 
 void attend(const AttendJob& job) {
@@ -147,11 +153,7 @@ void attend(const AttendJob& job) {
   for (int c = job.begin; c < end; c += kTile) {
     const int n = end - c < kTile ? end - c : kTile;
     const Tile tile = load_tile(job, c, n, floats);
-    int r = 0;
-    for (; r + 4 <= rows; r += 4) attend_rows<4>(job, tile, r, c, n, scores);
-    if (rows - r == 3) attend_rows<3>(job, tile, r, c, n, scores);
-    if (rows - r == 2) attend_rows<2>(job, tile, r, c, n, scores);
-    if (rows - r == 1) attend_rows<1>(job, tile, r, c, n, scores);
+    attend_block<4>(job, tile, 0, rows, c, n, scores);
   }
   if (job.finish)
     for (int r = 0; r < rows; r++)

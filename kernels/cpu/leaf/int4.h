@@ -10,7 +10,8 @@ void quantize_int8(const float* x, int k, int group, Acts out) {
       const float amax = hmax(top), scale = amax / 127.0f;
       const vf factor = splat(amax > 0 ? 127.0f / amax : 0.0f);
       int sum = 0;
-      for (int i = 0; i < kActBlock; i += W) sum += round_int8(x + block + i, factor, out.q + block + i);
+      for (int i = 0; i < kActBlock; i += W)
+        sum += round_int8(x + block + i, factor, out.q + block + i);
       out.scale[block / kActBlock] = scale;
       group_sum += scale * static_cast<float>(sum);
     }
@@ -88,17 +89,18 @@ inline void int4_rows(const Int4Job& job, int block, int token) {
   }
 }
 
+// Tokens [t, last): M at a time, then fewer.
+template <int M>
+inline void int4_tokens(const Int4Job& job, int block, int t, int last) {
+  for (; t + M <= last; t += M) int4_rows<M>(job, block, t);
+  if constexpr (M > 1) int4_tokens<M / 2>(job, block, t, last);
+}
+
 void int4_linear(const Int4Job& job, int begin, int end) {
   constexpr int kTile = 64;  // tokens whose activations stay in L2 while the blocks pass
   for (int first = 0; first < job.tokens; first += kTile) {
     const int last = first + kTile < job.tokens ? first + kTile : job.tokens;
-    for (int b = begin; b < end; b++) {
-      int t = first;
-      for (; t + 4 <= last; t += 4) int4_rows<4>(job, b, t);
-      if (last - t == 3) int4_rows<3>(job, b, t);
-      if (last - t == 2) int4_rows<2>(job, b, t);
-      if (last - t == 1) int4_rows<1>(job, b, t);
-    }
+    for (int b = begin; b < end; b++) int4_tokens<kTokens>(job, b, first, last);
   }
 }
 
@@ -110,7 +112,8 @@ void int4_transposed(const uint8_t* packed, int k, int group, int first, int row
   const int64_t block = int4_block_bytes(group), stride = k / group * block;
   for (int i = 0; i < k; i++) out[i] = 0;
   for (int r0 = 0; r0 < rows; r0 += kMost * kBlockRows) {
-    const int blocks = (rows - r0 < kMost * kBlockRows ? rows - r0 : kMost * kBlockRows) / kBlockRows;
+    const int blocks =
+        (rows - r0 < kMost * kBlockRows ? rows - r0 : kMost * kBlockRows) / kBlockRows;
     for (int g = 0; g < k / group; g++) {
       const uint8_t* base = packed + (first + r0) / kBlockRows * stride + g * block;
       float scaled[kMost * kBlockRows];

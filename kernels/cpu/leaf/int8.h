@@ -1,6 +1,7 @@
 // INT8 rows (head, embedding) over simd/*.h: int16 activations, so logits keep 13 bits of them.
 
-constexpr float kInt16Top = 8191.0f;  // 127 * 8191 * k / lanes stays under 2^31 up to k = 16384, 8 lanes
+constexpr float kInt16Top =
+    8191.0f;  // 127 * 8191 * k / lanes stays under 2^31 up to k = 16384, 8 lanes
 
 void quantize_int16(const float* x, int k, int16_t* q, float* scale) {
   vf top = splat(0);
@@ -24,7 +25,7 @@ inline void int8_rows(const Int8Job& job, int row, int token) {
     // Four short streams defeat the hardware's prefetcher: ask for the next four rows.
     __builtin_prefetch(w + kRows * (static_cast<int64_t>(job.k) + i));
     for (int r = 0; r < kRows; r++) {
-      const i8x16 v = load_i8(w + static_cast<int64_t>(r) * job.k + i);
+      const i8s v = load_i8(w + static_cast<int64_t>(r) * job.k + i);
       for (int m = 0; m < M; m++)
         acc[m][r] = dot_i16(acc[m][r], v, x + static_cast<int64_t>(m) * job.k + i);
     }
@@ -36,7 +37,8 @@ inline void int8_rows(const Int8Job& job, int row, int token) {
     store_sums(folded, sums, job.x_scale[token + m]);
     float* y = job.y + (token + m) * job.y_stride + row;
     for (int r = 0; r < kRows; r++)
-      y[r] = folded[r] * half_value(job.weight_scale + row + r) + (job.bias ? job.bias[row + r] : 0);
+      y[r] =
+          folded[r] * half_value(job.weight_scale + row + r) + (job.bias ? job.bias[row + r] : 0);
   }
 }
 

@@ -36,14 +36,16 @@ void rms_norm(float* y, const float* x, const float* weight, int n, float eps) {
   for (; i < n; i++) y[i] = x[i] * factor * weight[i];
 }
 
-void add_rms_norm(float* y, float* residual, const float* x, const float* weight, int n, float eps) {
+void add_rms_norm(float* y, float* residual, const float* x, const float* weight, int n,
+                  float eps) {
   int i = 0;
   for (; i + W <= n; i += W) store(residual + i, load(residual + i) + load(x + i));
   for (; i < n; i++) residual[i] += x[i];
   rms_norm(y, residual, weight, n, eps);
 }
 
-void layer_norm(float* y, const float* x, const float* weight, const float* bias, int n, float eps) {
+void layer_norm(float* y, const float* x, const float* weight, const float* bias, int n,
+                float eps) {
   vf total = splat(0);
   int i = 0;
   for (; i + W <= n; i += W) total = total + load(x + i);

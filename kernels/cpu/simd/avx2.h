@@ -2,6 +2,7 @@
 
 constexpr int W = 8;  // floats in a vector
 constexpr int kRegisters = 16;
+constexpr int kTokens = 4;  // tokens an INT4 block is multiplied with at a time
 using vf = __m256;
 
 inline vf load(const float* p) { return _mm256_loadu_ps(p); }
@@ -16,7 +17,9 @@ inline vf pow2(vf n) {  // n integral, -126 .. 127
   const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
 }
-inline vf load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+inline vf load_half(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+}
 inline float half_value(const uint16_t* p) { return _cvtsh_ss(*p); }
 inline void store_half(uint16_t* p, vf v) {
   _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
@@ -100,10 +103,12 @@ inline vf nibble(words v) {
 // --- INT8 rows against int16 activations, 16 values at a time
 
 using vi = __m256i;
-using i8x16 = __m256i;  // widened to int16
+using i8s = __m256i;  // widened to int16
 constexpr int kInt8Step = 16;
 inline vi zero_i() { return _mm256_setzero_si256(); }
-inline i8x16 load_i8(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)); }
+inline i8s load_i8(const int8_t* p) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+}
 inline vi dot_i16(vi acc, vi w, const int16_t* x) {
   return _mm256_add_epi32(acc, _mm256_madd_epi16(w, _mm256_loadu_si256((const __m256i*)x)));
 }

@@ -3,6 +3,7 @@
 
 constexpr int W = 1;
 constexpr int kRegisters = 16;
+constexpr int kTokens = 4;  // tokens an INT4 block is multiplied with at a time
 struct vf {
   float x;
 };
@@ -93,13 +94,13 @@ inline vf nibble(words v) {
 struct vi {
   int64_t x;
 };
-struct i8x16 {
+struct i8s {
   const int8_t* p;
 };
 constexpr int kInt8Step = 16;
 inline vi zero_i() { return {0}; }
-inline i8x16 load_i8(const int8_t* p) { return {p}; }
-inline vi dot_i16(vi acc, i8x16 w, const int16_t* x) {
+inline i8s load_i8(const int8_t* p) { return {p}; }
+inline vi dot_i16(vi acc, i8s w, const int16_t* x) {
   for (int i = 0; i < 16; i++) acc.x += w.p[i] * x[i];
   return acc;
 }

@@ -1,0 +1,128 @@
+#include "driver.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "youtu_kernels.h"
+
+// --- device code, as compile.py made it
+
+#define IMAGE(arch)                                                                          \
+  asm(".section .rodata\n.balign 64\nyoutu_" #arch ": .incbin \"" YOUTU_IMAGE_DIR "/" #arch  \
+      ".bin\"\n.previous");                                                                  \
+  extern "C" const char youtu_##arch[];
+YOUTU_IMAGES
+#undef IMAGE
+
+namespace {
+
+struct Image {
+  const char* name;
+  const char* data;
+};
+
+const Image images[] = {
+#define IMAGE(arch) {#arch, youtu_##arch},
+    YOUTU_IMAGES
+#undef IMAGE
+};
+
+const char* const kernel_names[NUM_KERNELS] = {
+#define X(name) #name,
+    YOUTU_KERNELS(X)
+#undef X
+};
+
+// --- the part of the driver API that we use
+
+using Result = int;  // CUresult: 0 is success
+enum { MULTIPROCESSOR_COUNT = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
+enum { MAX_DYNAMIC_SHARED_BYTES = 8 };
+constexpr int LARGE_SHARED = 62 << 10;  // T4 has 64 KiB
+
+struct Driver {
+  Result (*ctx_get_device)(int*);
+  Result (*device_get_attribute)(int*, int, int);
+  Result (*module_load_data)(void**, const void*);
+  Result (*module_unload)(void*);
+  Result (*module_get_function)(void**, void*, const char*);
+  Result (*func_set_attribute)(void*, int, int);
+  Result (*launch_kernel)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                          unsigned, void*, void**, void**);
+};
+
+Driver driver;
+void* module;
+void* functions[NUM_KERNELS];
+char isa_in_use[16];
+int multiprocessors;
+
+template <typename F>
+bool find(void* library, F& function, const char* name) {
+  function = reinterpret_cast<F>(dlsym(library, name));
+  return function != nullptr;
+}
+
+bool open_driver() {
+  if (driver.launch_kernel) return true;
+  void* library = dlopen("libcuda.so.1", RTLD_NOW);
+  return library && find(library, driver.ctx_get_device, "cuCtxGetDevice") &&
+         find(library, driver.device_get_attribute, "cuDeviceGetAttribute") &&
+         find(library, driver.module_load_data, "cuModuleLoadData") &&
+         find(library, driver.module_unload, "cuModuleUnload") &&
+         find(library, driver.module_get_function, "cuModuleGetFunction") &&
+         find(library, driver.func_set_attribute, "cuFuncSetAttribute") &&
+         find(library, driver.launch_kernel, "cuLaunchKernel");
+}
+
+const Image* find_image(const char* isa) {
+  for (const Image& image : images)
+    if (strcmp(image.name, isa) == 0) return &image;
+  return nullptr;
+}
+
+}  // namespace
+
+int32_t driver_load(const char* isa) {
+  int device, major, minor;
+  if (!open_driver() || driver.ctx_get_device(&device)) return YOUTU_EUNSUPPORTED;
+  if (driver.device_get_attribute(&major, CAPABILITY_MAJOR, device) ||
+      driver.device_get_attribute(&minor, CAPABILITY_MINOR, device) ||
+      driver.device_get_attribute(&multiprocessors, MULTIPROCESSOR_COUNT, device))
+    return YOUTU_EUNSUPPORTED;
+  char own[16];
+  snprintf(own, sizeof own, "sm_%d%d", major, minor);
+  const Image* image = find_image(*isa ? isa : own);
+  if (!image && !*isa) image = find_image("compute_80");
+  if (!image) return YOUTU_EUNSUPPORTED;
+  if (module && strcmp(isa_in_use, image->name) == 0) return YOUTU_OK;
+  if (module) driver.module_unload(module);
+  module = nullptr;
+  isa_in_use[0] = 0;
+  if (driver.module_load_data(&module, image->data)) return YOUTU_EUNSUPPORTED;
+  for (int i = 0; i < NUM_KERNELS; i++)
+    if (driver.module_get_function(&functions[i], module, kernel_names[i])) return YOUTU_EINTERNAL;
+  if (driver.func_set_attribute(functions[K_mla_attend], MAX_DYNAMIC_SHARED_BYTES, LARGE_SHARED))
+    return YOUTU_EUNSUPPORTED;
+  snprintf(isa_in_use, sizeof isa_in_use, "%s", image->name);
+  return YOUTU_OK;
+}
+
+const char* driver_isa() { return isa_in_use; }
+
+int32_t driver_num_multiprocessors() { return multiprocessors; }
+
+int32_t driver_launch(Kernel kernel, Grid grid, int32_t threads, const void* args, void* stream,
+                      int32_t shared) {
+  if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.x > INT32_MAX || grid.y > 65535 ||
+      grid.z > 65535)
+    return YOUTU_EINVAL;
+  if (!*isa_in_use) return YOUTU_EUNSUPPORTED;
+  void* pointers[] = {const_cast<void*>(args)};
+  const Result result = driver.launch_kernel(
+      functions[kernel], static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+      static_cast<unsigned>(grid.z), static_cast<unsigned>(threads), 1, 1,
+      static_cast<unsigned>(shared), stream, pointers, nullptr);
+  return result ? 1000 + result : YOUTU_OK;
+}

@@ -1,0 +1,6 @@
+// All device code, as one module.
+#include "linear.cu"
+#include "tokenwise.cu"
+#include "cache.cu"
+#include "gqa.cu"
+#include "mla.cu"
