@@ -10,7 +10,7 @@ import psutil
 import pytest
 from harness import Daemon, events
 
-from youtu_llm.service.supervisor import RestartWindow
+from youtu_llm.service.supervisor import LONGEST_RESTART_DELAY_S, RestartWindow
 
 Start = Callable[..., Daemon]
 
@@ -115,7 +115,10 @@ def test_a_missing_model_and_a_missing_python_say_what_to_do(start: Start) -> No
     assert daemon.chat("hello").status_code == 503
 
 
-def test_the_window_slides() -> None:
+def test_the_window_slides_and_the_delay_is_bounded() -> None:
+    window = RestartWindow("100/10")
+    delays = [window.delay_s(0.0) for _ in range(100)]
+    assert max(delay for delay in delays if delay is not None) == LONGEST_RESTART_DELAY_S
     window = RestartWindow("2/10")
     assert window.delay_s(0.0) is not None
     assert window.delay_s(9.0) is not None

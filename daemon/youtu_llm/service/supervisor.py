@@ -30,7 +30,8 @@ from youtu_llm.service.state import Crash, State, Status
 
 logger = logging.getLogger(__name__)
 
-FIRST_RESTART_DELAY_S = 0.2  # doubles with each restart that is still in the window
+FIRST_RESTART_DELAY_S = 0.2  # doubles with each restart that is still in the window ...
+LONGEST_RESTART_DELAY_S = 1.0  # ... to this: the rate bounds the restarts, not the wait
 CLOSE_GRACE_S = 3.0
 CRASH_GRACE_S = 0.5  # an engine whose link is down is already dying
 
@@ -50,7 +51,8 @@ class RestartWindow:
         if len(self._restarts) >= self.num:
             return None
         self._restarts.append(now)
-        return float(FIRST_RESTART_DELAY_S * 2 ** min(len(self._restarts) - 1, 8))
+        doublings = min(len(self._restarts) - 1, 8)
+        return min(FIRST_RESTART_DELAY_S * 2**doublings, LONGEST_RESTART_DELAY_S)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import re
@@ -135,8 +136,12 @@ def make_application(
             methods = ", ".join(sorted(refusal.allowed_methods))
             wrong = MethodNotAllowed(f"{request.path} takes {methods}")
             return await _fail(request, wrong, metrics)
-        except (ConnectionError, web.HTTPException):
+        except web.HTTPException:
             raise
+        except ConnectionError:
+            if (stream := request.get(STREAM)) is None:
+                raise
+            return stream.response  # its client is gone or has stopped reading: nobody to tell
         except Exception:
             logger.exception("request %s failed", request.get(REQUEST_ID))
             internal = YoutuError("internal error; the journal of the service has the details")
@@ -167,8 +172,9 @@ async def _fail(request: web.Request, error: YoutuError, metrics: Metrics) -> we
     if stream is None:
         retry_after_s = getattr(error, "retry_after_s", 1) if error.status in (429, 503) else 0
         return json_response(error_object(error), status=error.status, retry_after_s=retry_after_s)
-    await stream.send("error", error_object(error))
-    await stream.close()
+    with contextlib.suppress(ConnectionError):  # as above
+        await stream.send("error", error_object(error))
+        await stream.close()
     return stream.response
 
 
