@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.broken_configs import BROKEN
 from youtu_llm import cli, config, paths, yamlsource
 from youtu_llm.config import Loaded, Settings
 from youtu_llm.errors import ConfigError
 from youtu_llm.settings import fields
 from youtu_llm.tools import configure
-
-from tests.broken_configs import BROKEN
 
 SHIPPED = Path(__file__).parents[1] / "profiles"
 
