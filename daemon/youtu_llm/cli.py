@@ -247,9 +247,7 @@ def _profile_use(args: argparse.Namespace) -> None:
 def _pull(args: argparse.Namespace) -> None:
     from youtu_llm.tools import store
 
-    path = store.pull(
-        args.name, models_dir=paths.models_dir(), keep_download=args.keep_download
-    )
+    path = store.pull(args.name, models_dir=paths.models_dir(), keep_download=args.keep_download)
     print(path)
 
 
