@@ -203,7 +203,7 @@ constexpr int kExpandTokens = 171;
 
 struct Mla {
   const youtu_step* step;
-  const uint8_t* kv_b;
+  const void* kv_b;  // packed INT4, or floats if group is 0
   int group, heads, nope, rope, v_dim, rank, layer;
   float scale;
   const float* q;
@@ -219,7 +219,52 @@ int query_len(const youtu_step& step, int s) {
 
 int64_t absorbed_bytes(const Mla& m) {  // a token's
   const int64_t latent = static_cast<int64_t>(m.heads) * (2 * m.rank + m.rope) * 4;
-  return latent + m.heads * acts_bytes(m.rank, m.group);
+  return latent + (m.group ? m.heads * acts_bytes(m.rank, m.group) : 0);
+}
+
+// latent[rank] = x[nope] . the `nope` rows of kv_b from `row` on
+void absorb(const Mla& m, int row, const float* x, float* latent) {
+  if (m.group)
+    engine.isa->int4_transposed(static_cast<const uint8_t*>(m.kv_b), m.rank, m.group, row, m.nope,
+                                x, latent);
+  else
+    engine.isa->dense_transposed(
+        static_cast<const float*>(m.kv_b) + static_cast<int64_t>(row) * m.rank, m.rank, m.nope, x,
+        latent);
+}
+
+// A head's attended latents [tokens, heads, rank] through its value rows -> out [tokens, heads, v].
+void project(const Mla& m, int head, int tokens, const float* mixed, const Acts& acts, float* out) {
+  const int first_row = head * (m.nope + m.v_dim) + m.nope;
+  const int64_t y_stride = static_cast<int64_t>(m.heads) * m.v_dim;
+  if (!m.group) {
+    DenseJob job{};
+    job.weight = static_cast<const float*>(m.kv_b);
+    job.k = m.rank;
+    job.x = mixed + static_cast<int64_t>(head) * m.rank;
+    job.x_stride = static_cast<int64_t>(m.heads) * m.rank;
+    job.y = out + head * m.v_dim;
+    job.y_stride = y_stride;
+    job.tokens = tokens;
+    job.first_row = first_row;
+    engine.isa->dense_linear(job, first_row, first_row + m.v_dim);
+    return;
+  }
+  for (int t = 0; t < tokens; t++) {
+    const int64_t row = static_cast<int64_t>(t) * m.heads + head;
+    engine.isa->quantize_int8(mixed + row * m.rank, m.rank, m.group,
+                              acts_row(acts, row, m.rank, m.group));
+  }
+  Int4Job job{};
+  job.packed = static_cast<const uint8_t*>(m.kv_b);
+  job.n = m.rows(), job.k = m.rank, job.group = m.group;
+  job.acts = acts_row(acts, head, m.rank, m.group);
+  job.row_step = m.heads;
+  job.first_row = first_row;
+  job.y = out + head * m.v_dim;
+  job.y_stride = y_stride;
+  job.tokens = tokens;
+  engine.isa->int4_linear(job, first_row / kBlockRows, (first_row + m.v_dim) / kBlockRows);
 }
 
 // The queries move into the latent space, attend there, and the sums come back through W_v.
@@ -230,13 +275,14 @@ int32_t mla_absorbed(const Mla& m, int first, int last) {
   Arena arena;
   auto* q = arena.take<float>(static_cast<int64_t>(tokens) * m.heads * wide);
   auto* mixed = arena.take<float>(static_cast<int64_t>(tokens) * m.heads * m.rank);
-  const Acts acts = take_acts(arena, static_cast<int64_t>(tokens) * m.heads, m.rank, m.group);
+  const Acts acts =
+      m.group ? take_acts(arena, static_cast<int64_t>(tokens) * m.heads, m.rank, m.group) : Acts{};
   const int head_rows = m.nope + m.v_dim;
   parallel(tokens * m.heads, [&](int i, int) {
     const int head = i / tokens, t = i % tokens;  // a head's weights stay in cache for its tokens
     const float* from = m.q + (static_cast<int64_t>(start + t) * m.heads + head) * m.q_dim();
     float* to = q + (static_cast<int64_t>(t) * m.heads + head) * wide;
-    engine.isa->int4_transposed(m.kv_b, m.rank, m.group, head * head_rows, m.nope, from, to);
+    absorb(m, head * head_rows, from, to);
     std::copy(from + m.nope, from + m.q_dim(), to + m.rank);
   });
   Plan plan{};
@@ -254,22 +300,7 @@ int32_t mla_absorbed(const Mla& m, int first, int last) {
   plan.out_stride = static_cast<int64_t>(m.heads) * m.rank;
   if (const int32_t error = run_paged(plan, first, last, arena)) return error;
   parallel(m.heads, [&](int head, int) {
-    for (int t = 0; t < tokens; t++) {
-      const int64_t row = static_cast<int64_t>(t) * m.heads + head;
-      engine.isa->quantize_int8(mixed + row * m.rank, m.rank, m.group,
-                                acts_row(acts, row, m.rank, m.group));
-    }
-    Int4Job job{};
-    job.packed = m.kv_b;
-    job.n = m.rows(), job.k = m.rank, job.group = m.group;
-    job.acts = acts_row(acts, head, m.rank, m.group);
-    job.row_step = m.heads;
-    job.first_row = head * head_rows + m.nope;
-    job.y_stride = static_cast<int64_t>(m.heads) * m.v_dim;
-    job.y = m.out + start * job.y_stride + head * m.v_dim;
-    job.tokens = tokens;
-    engine.isa->int4_linear(job, job.first_row / kBlockRows,
-                            (job.first_row + m.v_dim) / kBlockRows);
+    project(m, head, tokens, mixed, acts, m.out + static_cast<int64_t>(start) * m.heads * m.v_dim);
   });
   return YOUTU_OK;
 }
@@ -302,7 +333,12 @@ int32_t mla_expanded(const Mla& m, int s) {
                              page + i * step.cache_width * cache_value_bytes(step), m.rank,
                              step.cache_dtype);
     });
-    int4_linear({latent, m.rank, m.kv_b, nullptr, expanded, n, m.rows(), m.rank, m.group}, arena);
+    if (m.group)
+      int4_linear({latent, m.rank, static_cast<const uint8_t*>(m.kv_b), nullptr, expanded, n,
+                   m.rows(), m.rank, m.group},
+                  arena);
+    else
+      youtu_dense_linear(expanded, latent, m.kv_b, nullptr, n, m.rows(), m.rank, m.rank, nullptr);
     parallel(blocks * m.heads, [&](int i, int thread) {
       const int head = i % m.heads, t0 = i / m.heads * kBlock;
       const int64_t row = start + t0;
@@ -339,12 +375,12 @@ int32_t youtu_mla_attention(void* out, const void* q, const void* kv_b, int32_t 
                             const youtu_step* step, int32_t num_heads, int32_t nope_dim,
                             int32_t rope_dim, int32_t v_dim, int32_t rank, int32_t layer,
                             float scale, void*) {
-  if (nope_dim % 16 || rope_dim % 16 || v_dim % 16 || rank % 16 || rank % group ||
+  if (nope_dim % 16 || rope_dim % 16 || v_dim % 16 || rank % 16 || (group && rank % group) ||
       num_heads > kAttendRows || rank + rope_dim > 1024 || step->cache_width != rank + rope_dim)
     return YOUTU_EINVAL;
   Mla m{};
   m.step = step;
-  m.kv_b = static_cast<const uint8_t*>(kv_b);
+  m.kv_b = kv_b;
   m.group = group, m.heads = num_heads, m.nope = nope_dim, m.rope = rope_dim;
   m.v_dim = v_dim, m.rank = rank, m.layer = layer;
   m.scale = scale;

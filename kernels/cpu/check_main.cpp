@@ -39,8 +39,12 @@ void check_all() {
       for (int dtype : {YOUTU_FLOAT32, YOUTU_FLOAT16})
         report(check_gqa(h, g, d, dtype, s), kAttentionBound, "gqa", h, g, d, s[0].context);
   for (const auto& s : {spans[0], spans[1], std::vector<Span>{{180, 300}, {1, 40}}})
-    for (int dtype : {YOUTU_FLOAT32, YOUTU_FLOAT16})
-      report(check_mla(dtype, s), kMlaBound, "mla", s[0].tokens, s[0].context, 0, 0);
+    for (int dtype : {YOUTU_FLOAT32, YOUTU_FLOAT16}) {
+      report(check_mla(128, dtype, s), kMlaBound, "mla", s[0].tokens, s[0].context, 128, 0);
+      report(check_mla(0, dtype, s), kAttentionBound, "mla", s[0].tokens, s[0].context, 0, 0);
+    }
+  for (int tokens : {1, 2, 7, 40})
+    report(check_dense(203, 896, tokens), kFloatBound, "dense", 203, 896, 0, tokens);
 }
 
 }  // namespace

@@ -178,6 +178,22 @@ double check_int8(int n, int k, int tokens) {
   return error.relative();
 }
 
+double check_dense(int n, int k, int tokens) {
+  Random random;
+  const std::vector<float> w = random.floats(static_cast<int64_t>(n) * k),
+                           x = random.floats(tokens * k);
+  std::vector<float> y(static_cast<int64_t>(tokens) * n);
+  Error error;
+  error.failed(youtu_dense_linear(y.data(), x.data(), w.data(), nullptr, tokens, n, k, k, nullptr));
+  for (int t = 0; t < tokens; t++)
+    for (int r = 0; r < n; r++) {
+      double truth = 0;
+      for (int i = 0; i < k; i++) truth += static_cast<double>(w[r * k + i]) * x[t * k + i];
+      error.add(y[t * n + r], truth);
+    }
+  return error.relative();
+}
+
 double check_token_wise(int n, int tokens) {
   Random random;
   const int64_t count = static_cast<int64_t>(tokens) * n;
@@ -253,18 +269,22 @@ double check_gqa(int heads, int kv_heads, int dim, int dtype, const std::vector<
   return error.relative();
 }
 
-double check_mla(int dtype, const std::vector<Span>& spans) {
+double check_mla(int group, int dtype, const std::vector<Span>& spans) {
   constexpr int heads = 4, nope = 32, rope = 16, v_dim = 48, rank = 256, q_dim = nope + rope;
   Random random;
   Int4 w(random, heads * (nope + v_dim), rank, 128);
+  std::vector<float> dense;
+  for (int r = 0; r < heads * (nope + v_dim); r++)
+    for (int i = 0; i < rank; i++) dense.push_back(static_cast<float>(w.value(r, i)));
+  const void* kv_b = group ? w.packed() : dense.data();
   const Paged data(random, rank + rope, dtype, spans);
   const int tokens = data.step.num_tokens;
   const std::vector<float> q = random.floats(static_cast<int64_t>(tokens) * heads * q_dim);
   std::vector<float> y(static_cast<int64_t>(tokens) * heads * v_dim);
   constexpr float kScale = 0.02f;
   Error error;
-  error.failed(youtu_mla_attention(y.data(), q.data(), w.packed(), 128, &data.step, heads, nope,
-                                   rope, v_dim, rank, Paged::kLayer, kScale, nullptr));
+  error.failed(youtu_mla_attention(y.data(), q.data(), kv_b, group, &data.step, heads, nope, rope,
+                                   v_dim, rank, Paged::kLayer, kScale, nullptr));
   for (size_t s = 0; s < spans.size(); s++)
     for (int h = 0; h < heads; h++) {
       std::vector<double> expanded(static_cast<int64_t>(spans[s].context) * (nope + v_dim), 0.0);
@@ -296,7 +316,8 @@ bool self_test() {
          check_token_wise(37, 2) < kFloatBound &&
          check_gqa(6, 2, 16, YOUTU_FLOAT32, {{3, 77}}) < kAttentionBound &&
          check_gqa(6, 2, 16, YOUTU_FLOAT16, {{1, 300}}) < kAttentionBound &&
-         check_mla(YOUTU_FLOAT16, {{2, 70}}) < kMlaBound;
+         check_mla(128, YOUTU_FLOAT16, {{2, 70}}) < kMlaBound &&
+         check_dense(7, 48, 3) < kFloatBound;
 }
 
 }  // namespace youtu

@@ -12,9 +12,11 @@ struct Span {
 
 double check_int4(int n, int k, int group, int tokens);
 double check_int8(int n, int k, int tokens);
+double check_dense(int n, int k, int tokens);
 double check_token_wise(int n, int tokens);  // the worst of norms, SiLU and GELU
 double check_gqa(int heads, int kv_heads, int dim, int dtype, const std::vector<Span>& spans);
-double check_mla(int dtype, const std::vector<Span>& spans);
+// group 0: kv_b unquantised, else 128
+double check_mla(int group, int dtype, const std::vector<Span>& spans);
 
 // What each must stay under: int8 activations by 32 (or bf16), int16 activations a row, float32.
 constexpr double kInt4Bound = 8e-3, kInt8Bound = 2e-3, kFloatBound = 1e-6, kAttentionBound = 2e-5,

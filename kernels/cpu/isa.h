@@ -75,6 +75,18 @@ struct Int8Job {
   int tokens;
 };
 
+struct DenseJob {
+  const float* weight;  // [n, k]
+  int k;
+  const float* x;
+  int64_t x_stride;
+  const float* bias;
+  float* y;
+  int64_t y_stride;
+  int tokens;
+  int first_row;  // the row of W that lands in y[0]
+};
+
 // Queries against one stream of keys and values with an online softmax (Milakov & Gimelshein,
 // 2018). Row r is token r / heads, head r % heads.
 struct AttendJob {
@@ -126,6 +138,8 @@ struct Isa {
                           const float* x, float* out);
   void (*int8_linear)(const Int8Job&, int begin, int end);  // rows of W
   void (*int8_row)(const int8_t* weight, float scale, int n, float* y);
+  void (*dense_linear)(const DenseJob&, int begin, int end);  // rows of W
+  void (*dense_transposed)(const float* w, int k, int rows, const float* x, float* out);
 
   void (*rms_norm)(float* y, const float* x, const float* weight, int n, float eps);
   void (*add_rms_norm)(float* y, float* residual, const float* x, const float* weight, int n,

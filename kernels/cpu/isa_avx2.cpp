@@ -9,6 +9,7 @@ namespace {
 #include "leaf/tokenwise.h"
 #include "leaf/int4.h"
 #include "leaf/int8.h"
+#include "leaf/dense.h"
 #include "leaf/attend.h"
 
 bool supported() {

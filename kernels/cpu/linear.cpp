@@ -181,6 +181,25 @@ int32_t youtu_int8_linear(void* y, const void* x, const void* weight, const void
   return YOUTU_OK;
 }
 
+int32_t youtu_dense_linear(void* y, const void* x, const void* weight, const void* bias,
+                           int32_t num_tokens, int32_t n, int32_t k, int64_t x_stride, void*) {
+  if (n <= 0 || k <= 0 || k % 16 || num_tokens < 0) return YOUTU_EINVAL;
+  DenseJob job{};
+  job.weight = static_cast<const float*>(weight);
+  job.k = k;
+  job.x = static_cast<const float*>(x);
+  job.x_stride = x_stride;
+  job.bias = static_cast<const float*>(bias);
+  job.y = static_cast<float*>(y);
+  job.y_stride = n;
+  job.tokens = num_tokens;
+  const int grain = static_cast<int>(std::max<int64_t>(4, kChunkBytes / (4 * k) / 4 * 4));
+  parallel((n + grain - 1) / grain, [&](int chunk, int) {
+    engine.isa->dense_linear(job, chunk * grain, std::min(n, (chunk + 1) * grain));
+  });
+  return YOUTU_OK;
+}
+
 int32_t youtu_int8_embed(void* y, const int64_t* ids, const void* weight, const void* scales,
                          int32_t num_tokens, int32_t n, int32_t vocab, void*) {
   if (n <= 0 || n % 16) return YOUTU_EINVAL;

@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define YOUTU_KERNELS_ABI 2
+#define YOUTU_KERNELS_ABI 3
 #define YOUTU_OK 0
 #define YOUTU_EINVAL 1       /* a shape the kernel does not take */
 #define YOUTU_EUNSUPPORTED 2 /* the machine lacks what was asked for */
@@ -57,18 +57,20 @@ typedef struct youtu_step {
 
 YOUTU_API int32_t youtu_abi(void);
 
-/* CPU: bytes of workspace for that many threads. */
+/* Bytes of workspace for that many threads (CUDA: whatever the number). */
 YOUTU_API int64_t youtu_workspace_bytes(int32_t threads);
 
 /* CPU: choose the instruction set (`isa`: a name, or "" for the best one this machine has), test
  * it on numbers and start threads - 1 workers. The workspace stays in use until the next call.
- * Not to be called while an operation runs. */
+ * Not to be called while an operation runs.
+ * CUDA: load the device code for the current context; `isa` is an image's name ("sm_87",
+ * "compute_80"). The workspace is device memory, all zeros; `threads` means nothing. */
 YOUTU_API int32_t youtu_init(int32_t threads, const char* isa, void* workspace, int64_t bytes);
 
-/* CPU: the instruction set in use; "" before youtu_init. */
+/* The instruction set or image in use; "" before youtu_init. */
 YOUTU_API const char* youtu_isa(void);
 
-/* Reads `bytes` once with all threads: what memory gives to the kernels. */
+/* CPU: reads `bytes` once with all threads: what memory gives to the kernels. */
 YOUTU_API int32_t youtu_read_memory(const void* data, int64_t bytes, void* stream);
 
 /* --- weights */
@@ -92,6 +94,11 @@ YOUTU_API int32_t youtu_int4_linear(void* y, const void* x, const void* packed, 
 YOUTU_API int32_t youtu_int8_linear(void* y, const void* x, const void* weight, const void* scales,
                                     const void* bias, int32_t num_tokens, int32_t n, int32_t k,
                                     int64_t x_stride, void* stream);
+
+/* y [T, n] = x [T, k] W^T + bias, all in the activations' type; k a multiple of 16. */
+YOUTU_API int32_t youtu_dense_linear(void* y, const void* x, const void* weight, const void* bias,
+                                     int32_t num_tokens, int32_t n, int32_t k, int64_t x_stride,
+                                     void* stream);
 
 /* y [T, n] = weight[ids] * scales[ids]. */
 YOUTU_API int32_t youtu_int8_embed(void* y, const int64_t* ids, const void* weight,
@@ -140,12 +147,49 @@ YOUTU_API int32_t youtu_mla_rope_cache(void* q, const void* latent, int64_t late
                                        int32_t num_heads, int32_t q_dim, int32_t layer,
                                        void* stream);
 
-/* q [T, H, nope + rope], kv_b packed INT4 [H (nope + v_dim), rank] -> out [T, H v_dim]. rank, nope
- * and v_dim are multiples of 16, rank of the group; the cache's width is rank + rope. */
+/* q [T, H, nope + rope], kv_b [H (nope + v_dim), rank] -> out [T, H v_dim]. kv_b is packed INT4, or
+ * in the activations' type if group is 0. rank, nope, rope and v_dim are multiples of 16, rank of
+ * the group; the cache's width is rank + rope. */
 YOUTU_API int32_t youtu_mla_attention(void* out, const void* q, const void* kv_b, int32_t group,
                                       const youtu_step* step, int32_t num_heads, int32_t nope_dim,
                                       int32_t rope_dim, int32_t v_dim, int32_t rank, int32_t layer,
                                       float scale, void* stream);
+
+/* --- CUDA only */
+
+/* y [T, n] = rms_norm(x + delta) W^T + bias; when gated, y [T, n / 2] = silu(first half of the
+ * outputs) * second half. delta may be null; with it, x_out [T, k] = x + delta, not in place. */
+YOUTU_API int32_t youtu_int4_norm_linear(void* y, void* x_out, const void* x, const void* delta,
+                                         const void* norm, const void* packed, const void* bias,
+                                         int32_t num_tokens, int32_t n, int32_t k, int32_t group,
+                                         int32_t gated, int64_t x_stride, float eps, void* stream);
+
+/* y [num_rows, k] = rows first_row .. of W; first_row a multiple of 16. */
+YOUTU_API int32_t youtu_int4_dequantize(void* y, const void* packed, int32_t first_row,
+                                        int32_t num_rows, int32_t n, int32_t k, int32_t group,
+                                        void* stream);
+
+/* ids [rows] = index of the largest of x [rows, n] float32, the first of equals. */
+YOUTU_API int32_t youtu_argmax(int64_t* ids, const void* x, int32_t num_rows, int32_t n,
+                               void* stream);
+
+/* youtu_mla_rope_cache of a latent whose first part is normalised with `norm` [rank] first. */
+YOUTU_API int32_t youtu_mla_norm_rope_cache(void* q, const void* latent, const void* norm,
+                                            int64_t latent_stride, const void* cos,
+                                            const void* sin, int32_t rope_dim, int32_t interleaved,
+                                            const youtu_step* step, int32_t num_heads,
+                                            int32_t q_dim, int32_t layer, float eps, void* stream);
+
+/* youtu_mla_norm_rope_cache and youtu_mla_attention in one; q stays as it is. */
+YOUTU_API int32_t youtu_mla_decode(void* out, const void* q, const void* latent, const void* norm,
+                                   const void* kv_b, int64_t latent_stride, const void* cos,
+                                   const void* sin, int32_t interleaved, int32_t group,
+                                   const youtu_step* step, int32_t num_heads, int32_t layer,
+                                   float scale, float eps, void* stream);
+
+/* y [count, cache_width] = the first visible entries of a sequence. */
+YOUTU_API int32_t youtu_cache_gather(void* y, const youtu_step* step, int32_t sequence,
+                                     int32_t count, int32_t layer, void* stream);
 
 #ifdef __cplusplus
 }

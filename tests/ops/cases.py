@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
 from youtu_llm.ops import awq
 from youtu_llm.ops.api import (
     PAGE_SIZE,
     Batch,
     CacheSpec,
     CacheStorage,
+    DenseWeight,
     Int4Weight,
     Int8Weight,
     Rope,
@@ -77,8 +79,10 @@ def int8_weight(n: int, k: int) -> Int8Weight:
     return Int8Weight(weight, scales)
 
 
-def dense(w: Int4Weight | Int8Weight) -> Tensor:
+def dense(w: DenseWeight | Int4Weight | Int8Weight) -> Tensor:
     """The weight as float64 [out, in]."""
+    if isinstance(w, DenseWeight):
+        return w.weight.double()
     if isinstance(w, Int8Weight):
         return w.weight.double() * w.scales.double()[:, None]
     return awq.dequantize(w.qweight, w.qzeros, w.scales).double().t()
@@ -181,9 +185,11 @@ def gqa(q: Tensor, data: Paged, layer: int, scale: float) -> Tensor:
     return torch.cat(out).flatten(1)
 
 
-def mla(q: Tensor, kv_b: Int4Weight, data: Paged, layer: int, v_dim: int, scale: float) -> Tensor:
+def mla(
+    q: Tensor, kv_b: DenseWeight | Int4Weight, data: Paged, layer: int, v_dim: int, scale: float
+) -> Tensor:
     num_heads = q.shape[1]
-    w = dense(kv_b).view(num_heads, -1, kv_b.qweight.shape[0])  # [H, nope + v, rank]
+    w = dense(kv_b).unflatten(0, (num_heads, -1))  # [H, nope + v, rank]
     out = []
     for s in range(data.batch.num_seqs):
         rows = slice(*data.batch.query_start[s : s + 2].tolist())

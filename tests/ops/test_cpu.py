@@ -15,12 +15,12 @@ import sys
 
 import pytest
 import torch
+
+from tests.ops import cases
 from youtu_llm.errors import ModelError, ResourceError
 from youtu_llm.ops import native
 from youtu_llm.ops.api import DenseWeight
 from youtu_llm.ops.cpu import ISA_VARIABLE, CpuOps
-
-from tests.ops import cases
 
 ISAS = ["plain", "avx2", "avx512", "amx", "neon"]
 EXACT, LINEAR, ROWS, ATTENTION, MLA = 1e-6, 8e-3, 2e-3, 2e-5, 1.2e-2
@@ -88,9 +88,13 @@ def test_zero_activations(ops: CpuOps) -> None:
 
 
 def test_dense_linear(ops: CpuOps) -> None:
-    w, b, x = randn(24, 40), randn(24), randn(3, 40)
-    y = ops.linear(x, ops.prepare_linear(DenseWeight(w.half(), b)))
-    assert cases.relative_error(y, x.double() @ w.half().double().t() + b.double()) < EXACT
+    for n, k in ((203, 80), (64, 896)):
+        w, b = randn(n, k).half(), randn(n)
+        prepared = ops.prepare_linear(DenseWeight(w, b))
+        for num_tokens in cases.TOKENS:
+            x = randn(num_tokens, k)
+            truth = x.double() @ w.double().t() + b.double()
+            assert cases.relative_error(ops.linear(x, prepared), truth) < EXACT
 
 
 @pytest.mark.parametrize("n", [1536, 37])
@@ -206,6 +210,15 @@ def test_mla_attention(ops: CpuOps, sequences: list[tuple[int, int]], dtype: tor
     q = randn(data.batch.num_tokens, num_heads, 192)
     y = ops.mla_attention(q, ops.prepare_linear(kv_b), data.batch, data.cache, 1, v_dim, scale)
     assert cases.relative_error(y, cases.mla(q, kv_b, data, 1, v_dim, scale)) < MLA
+
+
+@pytest.mark.parametrize("sequences", [cases.SEQUENCES[2], cases.MLA_SEQUENCES[-1]])
+def test_mla_attention_unquantised(ops: CpuOps, sequences: list[tuple[int, int]]) -> None:
+    data = cases.paged(sequences, 64 + 16, torch.float32)
+    kv_b = DenseWeight(randn(4 * (32 + 48), 64) * 0.2)
+    q = randn(data.batch.num_tokens, 4, 32 + 16)
+    y = ops.mla_attention(q, ops.prepare_linear(kv_b), data.batch, data.cache, 1, 48, 0.2)
+    assert cases.relative_error(y, cases.mla(q, kv_b, data, 1, 48, 0.2)) < ATTENTION
 
 
 def test_thread_counts_agree() -> None:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from youtu_llm.errors import ModelError
 from youtu_llm.ops import native
 

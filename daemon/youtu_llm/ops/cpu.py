@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from youtu_llm.errors import ModelError
@@ -45,6 +44,14 @@ class Int8Rows:
     bias_address: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class DenseRows:
+    weight: Tensor  # [out, in] float32
+    address: int
+    bias_address: int | None
+    group_size: int = 0  # as the kernels tell it from INT4
+
+
 class HugePages:
     """Weights in a few large mappings: huge pages spare the TLB, and small weights share them."""
 
@@ -63,8 +70,8 @@ class HugePages:
         taken, self._free = self._free[:num_bytes], self._free[wanted:]
         return taken
 
-    def copy(self, tensor: Tensor) -> Tensor:
-        new = self.empty(tensor.numel() * tensor.element_size()).view(tensor.dtype)
+    def copy(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        new = self.empty(tensor.numel() * dtype.itemsize).view(dtype)
         return new.view(tensor.shape).copy_(tensor)
 
 
@@ -101,7 +108,13 @@ class CpuOps(Ops):
         bias_address = None if bias is None else bias.data_ptr()
         if isinstance(weight, DenseWeight):
             out_features, in_features = weight.weight.shape
-            return Linear(out_features, in_features, DenseWeight(weight.weight.float()), bias)
+            if in_features % 16:
+                raise ModelError(
+                    f"rows of {in_features} values: the CPU kernels take multiples of 16"
+                )
+            dense = self._memory.copy(weight.weight, torch.float32)
+            rows = DenseRows(dense, dense.data_ptr(), bias_address)
+            return Linear(out_features, in_features, rows, bias)
         if isinstance(weight, Int8Weight):
             out_features, in_features = weight.weight.shape
             if in_features % 32 or in_features > 16384:
@@ -109,9 +122,11 @@ class CpuOps(Ops):
                     f"INT8 rows of {in_features} values: the CPU kernels take multiples of 32"
                     " up to 16384"
                 )
-            rows = self._memory.copy(weight.weight)
+            quantised = self._memory.copy(weight.weight, torch.int8)
             scales = weight.scales.half().contiguous()
-            int8 = Int8Rows(rows, scales, rows.data_ptr(), scales.data_ptr(), bias_address)
+            int8 = Int8Rows(
+                quantised, scales, quantised.data_ptr(), scales.data_ptr(), bias_address
+            )
             return Linear(out_features, in_features, int8, bias)
         in_features, out_features = weight.qweight.shape[0], weight.scales.shape[1]
         group = weight.group_size
@@ -147,7 +162,7 @@ class CpuOps(Ops):
 
     def embed(self, token_ids: Tensor, table: Linear) -> Tensor:
         data = table.data
-        if isinstance(data, DenseWeight):
+        if isinstance(data, DenseRows):
             return data.weight[token_ids]
         assert isinstance(data, Int8Rows)
         num_tokens = token_ids.shape[0]
@@ -169,8 +184,8 @@ class CpuOps(Ops):
     def linear(self, x: Tensor, w: Linear) -> Tensor:
         data = w.data
         num_tokens = x.shape[0]
+        y = torch.empty(num_tokens, w.out_features)
         if isinstance(data, PackedInt4):
-            y = torch.empty(num_tokens, w.out_features)
             status = self._lib.youtu_int4_linear(
                 y.data_ptr(),
                 x.data_ptr(),
@@ -184,7 +199,6 @@ class CpuOps(Ops):
                 None,
             )
         elif isinstance(data, Int8Rows):
-            y = torch.empty(num_tokens, w.out_features)
             status = self._lib.youtu_int8_linear(
                 y.data_ptr(),
                 x.data_ptr(),
@@ -198,8 +212,18 @@ class CpuOps(Ops):
                 None,
             )
         else:
-            assert isinstance(data, DenseWeight)
-            return F.linear(x, data.weight, w.bias)
+            assert isinstance(data, DenseRows)
+            status = self._lib.youtu_dense_linear(
+                y.data_ptr(),
+                x.data_ptr(),
+                data.address,
+                data.bias_address,
+                num_tokens,
+                w.out_features,
+                w.in_features,
+                _row_stride(x),
+                None,
+            )
         if status:
             native.check(status, "linear")
         return y
@@ -363,10 +387,9 @@ class CpuOps(Ops):
         v_dim: int,
         scale: float,
     ) -> Tensor:
-        """As api.Ops; kv_b must be INT4."""
         assert q.is_contiguous()
-        if not isinstance(kv_b.data, PackedInt4):
-            raise ModelError("MLA on the native CPU kernels needs an INT4 kv_b; use reference")
+        if not isinstance(kv_b.data, PackedInt4 | DenseRows):
+            raise ModelError("MLA on the CPU kernels takes an INT4 or unquantised kv_b, not INT8")
         num_tokens, num_heads, q_dim = q.shape
         nope = kv_b.out_features // num_heads - v_dim
         out = torch.empty(num_tokens, num_heads * v_dim)

@@ -13,7 +13,7 @@ from typing import Any
 import youtu_llm
 from youtu_llm.errors import ModelError, ResourceError
 
-ABI = 2
+ABI = 3
 SYSTEM_DIR = Path("/usr/lib/youtu")
 FLOAT32, FLOAT16 = 0, 1
 
@@ -52,6 +52,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "youtu_int4_pack": (_I, (_P, _P, _P, _P, _I, _I, _I, _P)),
     "youtu_int4_linear": (_I, (_P, _P, _P, _P, _I, _I, _I, _I, _L, _P)),
     "youtu_int8_linear": (_I, (_P, _P, _P, _P, _P, _I, _I, _I, _L, _P)),
+    "youtu_dense_linear": (_I, (_P, _P, _P, _P, _I, _I, _I, _L, _P)),
     "youtu_int8_embed": (_I, (_P, _P, _P, _P, _I, _I, _I, _P)),
     "youtu_rms_norm": (_I, (_P, _P, _P, _I, _I, _L, _F, _P)),
     "youtu_add_rms_norm": (_I, (_P, _P, _P, _P, _I, _I, _F, _P)),
@@ -65,8 +66,33 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         _I,
         (_P, _P, _P, _I, _STEP, _I, _I, _I, _I, _I, _I, _F, _P),
     ),
+    "youtu_int4_norm_linear": (
+        _I,
+        (_P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _I, _L, _F, _P),
+    ),
+    "youtu_int4_dequantize": (_I, (_P, _P, _I, _I, _I, _I, _I, _P)),
+    "youtu_argmax": (_I, (_P, _P, _I, _I, _P)),
+    "youtu_mla_norm_rope_cache": (
+        _I,
+        (_P, _P, _P, _L, _P, _P, _I, _I, _STEP, _I, _I, _I, _F, _P),
+    ),
+    "youtu_mla_decode": (
+        _I,
+        (_P, _P, _P, _P, _P, _L, _P, _P, _I, _I, _STEP, _I, _I, _F, _F, _P),
+    ),
+    "youtu_cache_gather": (_I, (_P, _STEP, _I, _I, _I, _P)),
 }
-_CPU_ONLY = {"youtu_workspace_bytes", "youtu_init", "youtu_isa", "youtu_read_memory"}
+_ONLY = {
+    "cpu": {"youtu_read_memory"},
+    "cuda": {
+        "youtu_int4_norm_linear",
+        "youtu_int4_dequantize",
+        "youtu_argmax",
+        "youtu_mla_norm_rope_cache",
+        "youtu_mla_decode",
+        "youtu_cache_gather",
+    },
+}
 
 _ERRORS = {
     1: "a shape or pointer that the kernel does not take",
@@ -101,7 +127,7 @@ def load(backend: str) -> ctypes.CDLL:
     if (abi := library.youtu_abi()) != ABI:
         raise ModelError(f"{path} has ABI {abi}, this program needs {ABI}: reinstall both together")
     for name, (result, arguments) in SIGNATURES.items():
-        if backend != "cpu" and name in _CPU_ONLY:
+        if any(name in only for other, only in _ONLY.items() if other != backend):
             continue
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

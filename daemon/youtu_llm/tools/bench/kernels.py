@@ -190,7 +190,7 @@ def build_cases(ops: CpuOps, model: str) -> list[Case]:
         cases += linear_cases(ops, name, n, k, [1, 4, 8, 256])
     cases += [head_case(ops, *head, 1), head_case(ops, *head, 4)]
     if model == "youtu-2b":
-        return cases + [mla_case(ops, 1, 512), mla_case(ops, 1, 2048), mla_case(ops, 256, 512)]
+        return [*cases, mla_case(ops, 1, 512), mla_case(ops, 1, 2048), mla_case(ops, 256, 512)]
     heads = (14, 2, 64) if "0.5b" in model else (12, 2, 128)
     return cases + [gqa_case(ops, *heads, q, c) for q, c in ((1, 512), (1, 2048), (256, 512))]
 
