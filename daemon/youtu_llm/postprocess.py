@@ -44,7 +44,9 @@ NEXT_SEGMENT = re.compile(f"[^{re.escape(GAP_CHARS)}{SPAN_OPENERS}\n]{{1,6}}")
 SPACE_RUN = re.compile(f"[{SPACES}]+")
 INDENT = re.compile(f"[{SPACES}\t]+")
 NEWLINES = re.compile("\n+")
-OPENER_RUN = re.compile(r"(.)\1*")
+CODE_RUN = re.compile("`+|~+")
+LESS_RUN = re.compile("<+")
+OPENS_NOTHING = re.compile(r"(?:\\\\|\${4})+")  # escaped backslashes, empty mathematics
 MARK_RUN = re.compile(r'["“”()（）]|(.)\1*')
 
 # Protected spans: what ends each. A look-ahead leaves what it sees to the line.
@@ -86,7 +88,7 @@ PLAIN_WORD = re.compile(r"[^!-~](?:[A-Za-z0-9]+|\d[\d,.]*\d)$")  # and no end of
 SMILE = re.compile(r"[:;]-?(?:\)|\((?!\w)|[DPp](?![A-Za-z0-9]))")
 CLAUSE_END = re.compile(f"[{SPACES}{PAUSES.replace('、', '')}]")
 REPEATS = (  # in this order
-    (re.compile("(?:。{3,}|…{2,})+"), "……"),
+    (re.compile("…*(?:(?:。{3,}|…{2,})…*)+"), "……"),
     (re.compile("[，、；]+(?=[。！？])"), ""),
     (re.compile(r"([，、；：。])\1+"), r"\1"),
     (re.compile("([！？])。+"), r"\1"),
@@ -104,8 +106,8 @@ BESIDE_FULL_WIDTH_IN_CHINESE = _spaces_beside(FULL_WIDTH + SHARED_WITH_LATIN)
 
 
 @cache
-def _closing_ticks(length: int) -> Pattern:
-    return re.compile(rf"(?<!`)`{{{length}}}(?=[^`])|(?=\n)")
+def _closing_ticks(mark: str, length: int) -> Pattern:
+    return re.compile(rf"(?<!{mark}){mark}{{{length}}}(?=[^{mark}])|(?=\n)")
 
 
 @cache
@@ -270,33 +272,37 @@ class PunctuationStream:
 
     def _open_span(self, char: str) -> str | None:
         """Takes a character that may open code, mathematics, a tag or JSON."""
-        run_end = self._at + len(self._read(OPENER_RUN, self._at))
         if char in "`~":
-            num_ticks = run_end - self._at
-            if num_ticks <= MAX_TICKS and self._cut_off(run_end):
-                return None
-            if num_ticks > MAX_TICKS or (char == "~" and (num_ticks < 3 or self._left)):
-                return self._take(run_end)
-            self._num_ticks = num_ticks
-            fence = char == "~"
-            return self._protect(
-                _closing_fence(char, num_ticks) if fence else _closing_ticks(num_ticks), run_end
-            )
+            return self._open_code(char)
         if char == "<":
-            return self._protect(TAG, run_end)
+            return self._protect(TAG, self._at + len(self._read(LESS_RUN, self._at)))
         if char in "{[":
             return self._protect(JSON_OPEN, self._at + 1)
+        if nothing := self._read(OPENS_NOTHING, self._at):
+            return self._take(self._at + len(nothing))
         if self._cut_off(self._at + 1):
             return None
         pair = self._buffer[self._at : self._at + 2]
         if pair in DISPLAY_MATH:
             return self._protect(DISPLAY_MATH[pair], self._at + 2)
-        follower = pair[1:]
         if char == "\\":  # what it escapes opens nothing
             return self._take(self._at + len(pair.rstrip("\n")))
-        if not follower or follower.isspace() or (follower in GAP_CHARS and follower not in "(-"):
+        after = pair[1:]
+        if not after or after.isspace() or (after in GAP_CHARS and after not in "(-"):
             return self._take(self._at + 1)
-        return self._protect(PRICE if follower.isdigit() else MATH, self._at + 1)
+        return self._protect(PRICE if after.isdigit() else MATH, self._at + 1)
+
+    def _open_code(self, mark: str) -> str | None:
+        num_ticks = len(self._read(CODE_RUN, self._at))
+        end = self._at + num_ticks
+        if num_ticks <= MAX_TICKS and self._cut_off(end):
+            return None
+        if num_ticks > MAX_TICKS or (mark == "~" and (num_ticks < 3 or self._left)):
+            return self._take(end)
+        self._num_ticks = num_ticks
+        return self._protect(
+            (_closing_ticks if mark == "`" else _closing_fence)(mark, num_ticks), end
+        )
 
     # Protected spans.
 
@@ -331,7 +337,7 @@ class PunctuationStream:
         if span is JSON and closing[0] != "\n":
             self._depth += len(closing) if closing[0] in "{[" else -1
             return JSON if self._depth else None
-        if not closing and self._num_ticks > 2 and span is _closing_ticks(self._num_ticks):
+        if not closing and self._num_ticks > 2 and span is _closing_ticks("`", self._num_ticks):
             return _closing_fence("`", self._num_ticks)
         return None
 

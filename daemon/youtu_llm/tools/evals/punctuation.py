@@ -15,6 +15,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from youtu_llm.postprocess import PunctuationStream, punctuate_postprocess
@@ -32,7 +33,9 @@ ASCII = (
 MARKS = (
     ", ; : ! ? . ， ； ： ！ ？ 。 、 … ... 。。 -- - —— \" ' “ ” ‘ ’ ( ) （ ） 《 》 「 」 【 】"
 )
-SPANS = r"` `` ``` ~~~ $ $$ \ \( \) \[ \] < > <b> </b> <think> </think> <tool_call> </tool_call> { } [ ]"
+SPANS = (
+    r"` `` ``` ~~~ $ $$ \ \( \) \[ \] < > <b> </b> <think> </think> <tool_call> </tool_call> {} [ ]"
+)
 OTHERS = "の カ 한 😀 ＡＢ é \u200b \ud800"
 OPENINGS = ['<a title="', '{"a": "', '"城市": "', "- ", "# ", "| ", "1. ", "（1）", "    ", "\t"]
 LAYOUT = [*[" "] * 6, "  ", "\u3000", *["\n"] * 3, "\n\n", "\r\n"]
@@ -221,30 +224,27 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
+def seconds(text: str, repeats: int = 1) -> float:
+    return best_of(repeats, partial(punctuate_postprocess, text))
+
+
 def print_speed(path: Path | None) -> None:
-    text = (
-        path.read_text(encoding="utf-8") if path else "今天天气很好 我们去公园玩,然后回家.\n" * 1000
-    )
+    text = path.read_text(encoding="utf-8") if path else "今天天气很好，我们去玩。\n" * 1000
     for name, sample in (("as it is", text), ("half-width", half_width(text))):
-        rate = len(sample) / best_of(3, lambda sample=sample: punctuate_postprocess(sample))
-        print(f"{name}: {rate:,.0f} characters a second")
-    rng, machine, times = random.Random(0), PunctuationStream(), []
-    for piece in cut(half_width(text), rng, longest=4):
+        print(f"{name}: {len(sample) / seconds(sample, 5):,.0f} characters a second")
+    machine, times = PunctuationStream(), []
+    for piece in cut(half_width(text), random.Random(0), longest=4):
         start = time.process_time()
         machine.push(piece)
         times.append(1e6 * (time.process_time() - start))
     print(f"a delta: p50 {percentile(times, 0.5):.1f} us, p99 {percentile(times, 0.99):.1f} us")
     waiting = [float(n) for line in text.split("\n") for n in held(list(line))]
     print(f"held back: p99 {percentile(waiting, 0.99):.0f} characters, most {max(waiting):.0f}")
-    slowest = (0.0, 0.0, "")
-    for char in sorted(set("".join(TOKENS))):
-        once = best_of(1, lambda char=char: punctuate_postprocess("今" + char * MIB))
-        twice = best_of(1, lambda char=char: punctuate_postprocess("今" + char * 2 * MIB))
-        slowest = max(slowest, (once, twice / once, char))
-    print(
-        f"1 MiB of one character: at most {slowest[0]:.2f} s ({slowest[2]!r}),"
-        f" twice as much takes {slowest[1]:.2f} times as long"
-    )
+    chars = sorted(set("".join(TOKENS)))
+    slowest = sorted(((seconds(f"今{char * MIB}"), char) for char in chars), reverse=True)[:5]
+    for once, char in slowest:  # of all characters, the slowest five
+        growth = seconds(f"今{char * 2 * MIB}") / once
+        print(f"1 MiB of {char!r}: {once:.2f} s, twice as much takes {growth:.2f} times as long")
 
 
 def main() -> int:
