@@ -221,6 +221,16 @@ def test_mla_attention_unquantised(ops: CpuOps, sequences: list[tuple[int, int]]
     assert cases.relative_error(y, cases.mla(q, kv_b, data, 1, 48, 0.2)) < ATTENTION
 
 
+def test_large_outputs_never_share_memory_while_alive() -> None:
+    ops = start("")
+    prepared = ops.prepare_linear(DenseWeight(torch.eye(1024)))
+    inputs = [randn(rows, 1024, seed=i) for i, rows in enumerate((300, 500, 300, 700, 260))]
+    kept = [ops.linear(x, prepared)[1:] for x in inputs]  # views keep their memory too
+    assert all(torch.equal(y, x[1:]) for x, y in zip(inputs, kept, strict=True))
+    address = kept.pop().data_ptr()
+    assert ops.linear(inputs[-1], prepared)[1:].data_ptr() == address  # and then it is used again
+
+
 def test_thread_counts_agree() -> None:
     weight, x = cases.int4_weight(2112, 2048), randn(9, 2048)
     results = []

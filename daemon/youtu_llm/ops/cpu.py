@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,17 +64,61 @@ class HugePages:
         """uint8 [num_bytes], aligned to 64 bytes."""
         wanted = -(-num_bytes // 64) * 64
         if wanted > self._free.numel():
-            size = -(-max(wanted, _SLAB_BYTES) // (2 << 20)) * (2 << 20)
-            slab = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                slab.madvise(mmap.MADV_HUGEPAGE)
-            self._free = torch.frombuffer(slab, dtype=torch.uint8)
+            self._free = torch.frombuffer(_map(max(wanted, _SLAB_BYTES)), dtype=torch.uint8)
         taken, self._free = self._free[:num_bytes], self._free[wanted:]
         return taken
 
     def copy(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         new = self.empty(tensor.numel() * dtype.itemsize).view(dtype)
         return new.view(tensor.shape).copy_(tensor)
+
+
+class Activations:
+    """Outputs of many tokens, in buffers that are used again once their tensor is gone.
+
+    The C library maps such sizes anew at every call, and the kernel zeroes them page by page:
+    a quarter of a long prompt's time. There are never more buffers than tensors alive at once.
+    """
+
+    _SMALLEST = 1 << 20  # below, the C library's heap is as good
+
+    def __init__(self) -> None:
+        self._buffers: list[mmap.mmap] = []
+
+    def empty(self, rows: int, columns: int) -> Tensor:
+        """float32 [rows, columns]."""
+        num_bytes = 4 * rows * columns
+        if num_bytes < self._SMALLEST:
+            return torch.empty(rows, columns)
+        buffer = self._free_buffer(num_bytes)
+        return torch.frombuffer(buffer, dtype=torch.float32, count=rows * columns).view(
+            rows, columns
+        )
+
+    def _free_buffer(self, num_bytes: int) -> mmap.mmap:
+        for i in range(len(self._buffers)):
+            if _references(self._buffers, i) == _UNUSED:
+                if len(self._buffers[i]) < num_bytes:
+                    self._buffers[i] = _map(num_bytes)
+                return self._buffers[i]
+        self._buffers.append(_map(num_bytes))
+        return self._buffers[-1]
+
+
+def _references(items: Sequence[object], i: int) -> int:
+    return sys.getrefcount(items[i])
+
+
+_UNUSED = _references([object()], 0)  # of an item that nothing but its list holds
+
+
+def _map(num_bytes: int) -> mmap.mmap:
+    """Anonymous memory in whole huge pages."""
+    size = -(-num_bytes // (2 << 20)) * (2 << 20)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 class CpuOps(Ops):
@@ -98,6 +144,7 @@ class CpuOps(Ops):
         )
         self.isa: str = self._lib.youtu_isa().decode()
         self._memory = HugePages()
+        self._empty = Activations().empty
         self._step_of: tuple[Batch, CacheStorage] | None = None
         self._step = native.Step()
 
@@ -166,7 +213,7 @@ class CpuOps(Ops):
             return data.weight[token_ids]
         assert isinstance(data, Int8Rows)
         num_tokens = token_ids.shape[0]
-        y = torch.empty(num_tokens, table.in_features)
+        y = self._empty(num_tokens, table.in_features)
         status = self._lib.youtu_int8_embed(
             y.data_ptr(),
             token_ids.data_ptr(),
@@ -184,7 +231,7 @@ class CpuOps(Ops):
     def linear(self, x: Tensor, w: Linear) -> Tensor:
         data = w.data
         num_tokens = x.shape[0]
-        y = torch.empty(num_tokens, w.out_features)
+        y = self._empty(num_tokens, w.out_features)
         if isinstance(data, PackedInt4):
             status = self._lib.youtu_int4_linear(
                 y.data_ptr(),
@@ -233,7 +280,7 @@ class CpuOps(Ops):
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         num_tokens, n = x.shape
-        y = torch.empty(num_tokens, n)
+        y = self._empty(num_tokens, n)
         status = self._lib.youtu_rms_norm(
             y.data_ptr(),
             x.data_ptr(),
@@ -252,7 +299,7 @@ class CpuOps(Ops):
         num_tokens, n = x.shape
         assert residual.is_contiguous()
         assert x.is_contiguous()
-        y = torch.empty(num_tokens, n)
+        y = self._empty(num_tokens, n)
         status = self._lib.youtu_add_rms_norm(
             y.data_ptr(),
             residual.data_ptr(),
@@ -270,7 +317,7 @@ class CpuOps(Ops):
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         x = x.contiguous()
         num_tokens, n = x.shape
-        y = torch.empty(num_tokens, n)
+        y = self._empty(num_tokens, n)
         status = self._lib.youtu_layer_norm(
             y.data_ptr(),
             x.data_ptr(),
@@ -288,7 +335,7 @@ class CpuOps(Ops):
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         assert gate_up.is_contiguous()
         num_tokens, n = gate_up.shape[0], gate_up.shape[1] // 2
-        y = torch.empty(num_tokens, n)
+        y = self._empty(num_tokens, n)
         status = self._lib.youtu_silu_mul(y.data_ptr(), gate_up.data_ptr(), num_tokens, n, None)
         if status:
             native.check(status, "silu_mul")
@@ -296,7 +343,7 @@ class CpuOps(Ops):
 
     def gelu_tanh(self, x: Tensor) -> Tensor:
         x = x.contiguous()
-        y = torch.empty(x.shape)
+        y = self._empty(*x.shape)
         status = self._lib.youtu_gelu_tanh(y.data_ptr(), x.data_ptr(), x.numel(), None)
         if status:
             native.check(status, "gelu_tanh")
@@ -338,7 +385,7 @@ class CpuOps(Ops):
         self, q: Tensor, batch: Batch, cache: CacheStorage, layer: int, scale: float
     ) -> Tensor:
         num_tokens, num_heads, head_dim = q.shape
-        out = torch.empty(num_tokens, num_heads * head_dim)
+        out = self._empty(num_tokens, num_heads * head_dim)
         status = self._lib.youtu_gqa_attention(
             out.data_ptr(),
             q.data_ptr(),
@@ -392,7 +439,7 @@ class CpuOps(Ops):
             raise ModelError("MLA on the CPU kernels takes an INT4 or unquantised kv_b, not INT8")
         num_tokens, num_heads, q_dim = q.shape
         nope = kv_b.out_features // num_heads - v_dim
-        out = torch.empty(num_tokens, num_heads * v_dim)
+        out = self._empty(num_tokens, num_heads * v_dim)
         status = self._lib.youtu_mla_attention(
             out.data_ptr(),
             q.data_ptr(),

@@ -187,7 +187,7 @@ def build_cases(ops: CpuOps, model: str) -> list[Case]:
     linears, head, _ = MODELS[model]
     cases = []
     for name, (n, k) in linears.items():
-        cases += linear_cases(ops, name, n, k, [1, 4, 8, 256])
+        cases += linear_cases(ops, name, n, k, [1, 4, 8, 512])
     cases += [head_case(ops, *head, 1), head_case(ops, *head, 4)]
     if model == "youtu-2b":
         return [*cases, mla_case(ops, 1, 512), mla_case(ops, 1, 2048), mla_case(ops, 256, 512)]
@@ -235,7 +235,7 @@ def measure(model: str, threads: int, rounds: int) -> dict[str, Any]:
         "threads": threads,
         "read_gb_s": bandwidth / 1e9,
         "linears_tokens_per_s": {
-            rows: rows / step_seconds(model, cases, rows) for rows in (1, 4, 256)
+            rows: rows / step_seconds(model, cases, rows) for rows in (1, 4, 512)
         },
         "kernels": [
             {
