@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the weights (%(default)s)",
     )
     command("models", _models, "list the models on this machine")
+    _add_bench(command("bench", _bench, "measure the running daemon as its clients see it"))
     return parser
 
 
@@ -129,6 +130,27 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "extend the model's context by RoPE scaling",
         action="store_true",
     )
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    def number(flag: str, default: int, help: str) -> None:
+        parser.add_argument(
+            flag, type=_positive, default=default, metavar="N", help=f"{help} (%(default)s)"
+        )
+
+    number("--requests", 100, "requests a server gets")
+    number("--prompt-tokens", 512, "length of a prompt")
+    number("--new-tokens", 128, "length of an answer")
+    number("--concurrency", 1, "requests at the same time")
+    parser.add_argument("--against", metavar="URL", help="another server, measured in turns")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture there (.png)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
 
 
 def _add_chat(parser: argparse.ArgumentParser) -> None:
@@ -228,7 +250,7 @@ def _profile_use(args: argparse.Namespace) -> None:
     vars(args)["profile"] = args.name  # checked as if it were a flag, before it is written
     file = _load(args).sources.config_file
     assert file is not None
-    configure.set_profile(file, args.name)
+    configure.set_value(file, "profile", args.name)
     print(f"{file}: profile: {args.name}")
     daemon = Daemon.from_environ()
     try:
@@ -264,6 +286,23 @@ def _import(args: argparse.Namespace) -> None:
             **options,
         )
     )
+
+
+def _bench(args: argparse.Namespace) -> None:
+    import asyncio
+
+    from youtu_llm.tools.bench import serving
+    from youtu_llm.tools.client import Daemon
+
+    daemon = Daemon.from_environ()
+    load = serving.Load(args.requests, args.prompt_tokens, args.new_tokens, args.concurrency)
+    urls = [daemon.host, *([args.against] if args.against else [])]
+    reports = asyncio.run(serving.run(urls, load, daemon.api_key))
+    print(serving.as_table(reports))
+    if args.json:
+        args.json.write_text(serving.as_json(reports) + "\n", encoding="utf-8")
+    if args.plot:
+        serving.plot(reports, args.plot)
 
 
 def _models(args: argparse.Namespace) -> None:
