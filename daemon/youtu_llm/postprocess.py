@@ -25,6 +25,7 @@ KANA_HANGUL = "ぁ-ゟァ-ヺヽ-ヿㇰ-ㇿ\uff66-\uff9d\u1100-\u11ff\u3130-\u31
 SPACES = " \u3000"
 HALF_TO_FULL = {",": "，", ";": "；", ":": "：", "!": "！", "?": "？"}
 PAUSES = "，、；：。！？…"
+FULL_MARKS = frozenset("，、；：。！？")
 OPENING = "（《〈「『【〔［｛“‘"
 CLOSING = "）》〉」』】〕］｝”’"
 SHARED_WITH_LATIN = "…—“”‘’"  # full-width only beside Chinese
@@ -352,6 +353,8 @@ class PunctuationStream:
             return self._protect(REST_OF_GAP, end)
         if self._cut_off(end):
             return None
+        if self._chinese and gap in FULL_MARKS:  # most gaps: right as they are
+            return self._emit_gap(gap, end)
         right, ahead = self._buffer[end : end + 1], self._read(NEXT_SEGMENT, end)
         if SPACE_RUN.fullmatch(gap):
             return self._spaces(gap, right, ahead, end)
