@@ -277,30 +277,49 @@ def test_folders_of_the_system_and_of_a_person(monkeypatch: pytest.MonkeyPatch) 
         ("{profile: a, cache: false}\n", "{profile: car, cache: false}\n"),
     ],
 )
-def test_set_profile_keeps_the_rest(tmp_path: Path, before: str, after: str) -> None:
+def test_set_value_keeps_the_rest(tmp_path: Path, before: str, after: str) -> None:
     file = tmp_path / "config.yaml"
     file.write_bytes(before.encode())
     file.chmod(0o640)
     link = tmp_path / "link.yaml"
     link.symlink_to(file)
-    configure.set_profile(link, "car")
+    configure.set_value(link, "profile", "car")
     assert file.read_bytes().decode() == after
     assert link.is_symlink()
     assert file.stat().st_mode & 0o777 == 0o640
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "link.yaml"]
 
 
-def test_set_profile_quotes_and_refuses(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("profile: car", "profile: car\nengine:\n  python: /p\n"),
+        (
+            "engine:\n  # threads: 2\ncache: true\n",
+            "engine:\n  python: /p\n  # threads: 2\ncache: true\n",
+        ),
+        ("engine:\n    threads: 2 # t\n", "engine:\n    python: /p\n    threads: 2 # t\n"),
+        ("engine:\n  python: /old # t\n", "engine:\n  python: /p # t\n"),
+    ],
+)
+def test_set_value_in_a_section(tmp_path: Path, before: str, after: str) -> None:
     file = tmp_path / "config.yaml"
-    configure.set_profile(file, "7")
+    file.write_text(before)
+    configure.set_value(file, "engine.python", "/p")
+    assert file.read_text() == after
+
+
+def test_set_value_quotes_and_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    configure.set_value(file, "profile", "7")
     assert yamlsource.read(file).values == {"profile": "7"}
     file.write_text("{cache: false}\n")
-    with pytest.raises(configure.YoutuError, match="write the line `profile: car` yourself"):
-        configure.set_profile(file, "car")
+    with pytest.raises(configure.YoutuError, match="set profile to car yourself"):
+        configure.set_value(file, "profile", "car")
     assert file.read_text() == "{cache: false}\n"
     file.write_text("a: *b\n")
     with pytest.raises(ConfigError, match="aliases are not allowed"):
-        configure.set_profile(file, "car")
+        configure.set_value(file, "profile", "car")
 
 
 def test_show_masks_secrets_and_reads_back(profile_dir: Path) -> None:

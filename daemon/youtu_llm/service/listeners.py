@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from aiohttp import web
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 SOCKET_MODE = 0o660  # for the owner and the group, `youtu` under systemd
 PROBE_S = 2.0
 BACKLOG = 256
+FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 
 def refuse_exposure(service: ServiceSection) -> None:
@@ -32,9 +34,12 @@ def refuse_exposure(service: ServiceSection) -> None:
 
 async def open_all(runner: web.AppRunner, service: ServiceSection) -> None:
     """Raises ConfigError when an address is taken or cannot be used."""
-    path = Path(service.socket)
-    await web.SockSite(runner, unix_socket(path), backlog=BACKLOG).start()
-    logger.info("listening on unix://%s", path)
+    listeners = inherited()
+    if service.socket not in [listener.getsockname() for listener in listeners]:
+        listeners.append(unix_socket(Path(service.socket)))
+    for listener in listeners:
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        logger.info("listening on unix://%s", listener.getsockname())
     if service.port:
         try:
             await web.TCPSite(runner, service.host, service.port, backlog=BACKLOG).start()
@@ -44,6 +49,14 @@ async def open_all(runner: web.AppRunner, service: ServiceSection) -> None:
                 " service.port to a free one, or to 0 for the Unix socket only"
             ) from error
         logger.info("listening on http://%s:%d", service.host, service.port)
+
+
+def inherited(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:
+    """The Unix sockets that systemd listens on for us (sd_listen_fds(3), youtu.socket)."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(environ.get("LISTEN_FDS", "0"))
+    return [socket.socket(fileno=number) for number in range(FIRST_FD, FIRST_FD + count)]
 
 
 def unix_socket(path: Path) -> socket.socket:

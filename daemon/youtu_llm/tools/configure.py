@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from youtu_llm import config, explain, yamlsource
+from youtu_llm import atomicfile, config, explain, yamlsource
 from youtu_llm.config import Loaded
 from youtu_llm.errors import ConfigError, NotFound, YoutuError
 from youtu_llm.settings import SECRETS, Settings
@@ -80,54 +77,51 @@ def _no_profile(name: str, there: Iterable[str]) -> NotFound:
     return NotFound(f"no profile {name}{hint}; there are {', '.join(there)}")
 
 
-def set_profile(file: Path, name: str) -> None:
-    """Write `profile: NAME` into a config file, at once or not at all, and touch nothing
-    else in it. The file is made if there is none. Raises ConfigError, YoutuError."""
+def set_value(file: Path, key: str, value: str) -> None:
+    """Write one setting into a config file, at once or not at all, and touch nothing else in
+    it. The file is made if there is none. Raises ConfigError, YoutuError."""
     file = file.resolve()  # what a link points to is changed, not the link
     data = file.read_bytes() if file.exists() else b""
     before = yamlsource.parse(data, str(file))
     if before.problems:
         raise ConfigError("\n".join(map(str, before.problems)))
-    text = _with_profile(data.decode(), before, name)
+    section, _, name = key.rpartition(".")
+    word = value if yamlsource.resolve(value) == value else json.dumps(value)
+    text = _with_value(data.decode(), before, section, name, word)
     after = yamlsource.parse(text.encode(), str(file))
-    if after.problems or after.values != {**before.values, "profile": name}:
-        raise YoutuError(f"cannot edit {file} safely: write the line `profile: {name}` yourself")
+    wanted = {name: value}
+    if section:
+        wanted = {section: {**(before.values.get(section) or {}), name: value}}
+    if after.problems or after.values != {**before.values, **wanted}:
+        raise YoutuError(f"cannot edit {file} safely: set {key} to {value} yourself")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(file, text.encode())
+        atomicfile.replace(file, text.encode())
     except OSError as error:
         raise YoutuError(f"cannot write {file}: {error.strerror}") from error
 
 
-def _with_profile(text: str, document: yamlsource.Document, name: str) -> str:
-    word = name if yamlsource.resolve(name) == name else json.dumps(name)
-    place = document.places.get(("profile",))
+def _with_value(
+    text: str, document: yamlsource.Document, section: str, name: str, word: str
+) -> str:
+    path = (section, name) if section else (name,)
+    place = document.places.get(path)
     if place is not None:
         gap = " " if place.start == place.end else ""  # `profile:` with nothing behind it
         return text[: place.start] + gap + word + text[place.end :]
-    at = document.places[()].start if document.values else len(text)
-    newline = "\n" if at and text[at - 1] != "\n" else ""
-    return f"{text[:at]}{newline}profile: {word}\n{text[at:]}"
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Old or new after a power cut, never neither. Owner and mode stay."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with open(descriptor, "wb") as stream:
-            stream.write(data)
-            mode: Any = file.stat() if file.exists() else None
-            os.fchmod(descriptor, mode.st_mode & 0o7777 if mode else 0o644)
-            if mode and os.geteuid() == 0:
-                os.fchown(descriptor, mode.st_uid, mode.st_gid)
-            stream.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if not section:
+        at = document.places[()].start if document.values else len(text)
+        newline = "\n" if at and text[at - 1] != "\n" else ""
+        return f"{text[:at]}{newline}{name}: {word}\n{text[at:]}"
+    first = next(
+        (at for key, at in document.keys.items() if len(key) > 1 and key[0] == section), None
+    )
+    if first is not None:
+        return (
+            f"{text[: first.start]}{name}: {word}\n{' ' * (first.column - 1)}{text[first.start :]}"
+        )
+    if (section,) in document.places:  # all that is in it is commented out
+        at = document.places[section,].end
+        return f"{text[:at]}\n  {name}: {word}{text[at:]}"
+    newline = "\n" if text and text[-1] != "\n" else ""
+    return f"{text}{newline}{section}:\n  {name}: {word}\n"

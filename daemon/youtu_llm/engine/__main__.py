@@ -1,0 +1,38 @@
+"""Entry of the engine process: `python -m youtu_llm.engine --fd N`.
+
+It needs no torch itself, so that a Python without one can say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+
+from youtu_llm.protocol import Fatal, encode
+
+
+def main() -> int:
+    try:
+        from youtu_llm.engine import worker
+    except (ImportError, OSError) as error:  # OSError: a library that torch itself loads
+        return _refuse(error)
+    return worker.main()
+
+
+def _refuse(error: Exception) -> int:
+    message = (
+        f"the engine's Python cannot load what the engine needs ({error}): run"
+        " `sudo youtu setup-engine`, which finds or makes one that can, then `sudo youtu restart`"
+    )
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--fd", type=int, required=True)
+    with socket.socket(fileno=parser.parse_known_args()[0].fd) as link:
+        link.recv(1 << 16)  # Configure: left unread, our end would look like a reset
+        link.sendall(encode(Fatal("engine_python", message, heals=False)))
+    print(f"{sys.executable}: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

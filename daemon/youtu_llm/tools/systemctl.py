@@ -1,0 +1,66 @@
+"""`youtu start | stop | restart | enable`: systemctl, with what a person needs around it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from youtu_llm.errors import YoutuError
+
+SERVICE, SOCKET = "youtu.service", "youtu.socket"
+LOG_LINES = 20
+
+# With `stop` the socket goes too: a client on it would start the service again.
+_UNITS = {
+    "start": (SOCKET, SERVICE),
+    "stop": (SOCKET, SERVICE),
+    "restart": (SERVICE,),
+    "enable": (SOCKET, SERVICE),
+}
+
+
+def control(verb: str) -> None:
+    """Carry out a verb of the service. Raises YoutuError with what to do when it fails."""
+    if shutil.which("systemctl") is None:
+        raise YoutuError("this machine has no systemd: run the daemon with `youtu serve`")
+    if verb != "stop":
+        _show_last_crash()
+        # After too many starts systemd refuses another one until its count is cleared.
+        _systemctl("reset-failed", SERVICE, SOCKET, quiet=True)
+    options = ("--now",) if verb == "enable" else ()
+    if _systemctl(verb, *options, *_UNITS[verb]).returncode:
+        raise YoutuError(
+            f"`systemctl {verb}` failed: `journalctl -u youtu` and `youtu config check` say why"
+        )
+    if verb != "stop":
+        state = _state()
+        print(f"youtu is {state['ActiveState']}: {state['StatusText']}")
+
+
+def _show_last_crash() -> None:
+    """Why systemd gave the service up, with its last words."""
+    state = _state()
+    if state["ActiveState"] != "failed":
+        return
+    print(
+        f"It failed before ({state['Result']}, exit status {state['ExecMainStatus']},"
+        f" {state['NRestarts']} restarts). Its last words:",
+        file=sys.stderr,
+    )
+    log = ["journalctl", "--unit", SERVICE, "--lines", str(LOG_LINES), "--output", "cat"]
+    words = subprocess.run([*log, "--no-pager", "--quiet"], capture_output=True, text=True)
+    print("".join(f"  {line}\n" for line in words.stdout.splitlines()), end="", file=sys.stderr)
+
+
+def _state() -> Mapping[str, str]:
+    names = ("ActiveState", "StatusText", "Result", "ExecMainStatus", "NRestarts")
+    shown = _systemctl("show", "--property", ",".join(names), SERVICE, quiet=True)
+    found = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
+    return {name: found.get(name, "") for name in names}
+
+
+def _systemctl(verb: str, *arguments: str, quiet: bool = False) -> subprocess.CompletedProcess[str]:
+    """`quiet` captures what it says; else that is for the person."""
+    return subprocess.run(["systemctl", verb, *arguments], capture_output=quiet, text=True)
