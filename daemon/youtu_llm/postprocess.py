@@ -35,7 +35,10 @@ SPAN_OPENERS = r"`~$<{\[\\"
 MAX_GAP = 256  # a longer run is no punctuation: it passes as it is
 MAX_TICKS = 16  # the same for backticks
 MAX_JSON_KEY = 24  # how far a quote at a line's start waits to be told from a JSON key
-TAIL = 64  # characters remembered of a line and of a span: more than any pattern below needs
+TAIL = 64  # characters remembered of a line and of a span
+LOOK_BACK = (
+    48  # of those, where a closing pattern may begin: longer than any; the rest is for (?<!)
+)
 
 IS_HAN = re.compile(f"[{HAN}]")
 IS_KANA_HANGUL = re.compile(f"[{KANA_HANGUL}]")
@@ -314,7 +317,7 @@ class PunctuationStream:
 
     def _protected(self, span: Pattern) -> str:
         # From a little before: a look-ahead may have had nothing to look at.
-        found = span.search(self._buffer, max(self._span_start, self._at - TAIL))
+        found = span.search(self._buffer, max(self._span_start, self._at - LOOK_BACK))
         if found is None:
             return self._take(len(self._buffer))
         text = self._take(max(self._at, found.end()))

@@ -102,7 +102,7 @@ def cut(text: str, rng: random.Random, longest: int = 8) -> list[str]:
 def soups(count: int, seed: int) -> Iterator[str]:
     rng = random.Random(seed)
     for _ in range(count):
-        yield "".join(rng.choices(TOKENS, k=rng.randint(1, 24)))
+        yield "".join(rng.choices(TOKENS, k=rng.randint(1, 32)))
 
 
 def violations(text: str, rng: random.Random) -> list[str]:
