@@ -147,7 +147,7 @@ def test_repairing_twice_is_repairing_once(text: str, reason: str) -> None:
 
 # Invariant 5.
 @given(any_text, reasons, st.randoms(use_true_random=False))
-@example("`[```" + 70 * "好" + "`", "stop", random.Random(0))  # a run of ticks out of sight
+@example("`[```" + 70 * "好" + " 今天,好`", "stop", random.Random(0))  # a run of ticks out of sight
 def test_every_cutting_gives_the_same(text: str, reason: str, rng: random.Random) -> None:
     repaired = punctuate_postprocess(text, finish_reason=reason)
     assert punctuation.stream(list(text), reason) == repaired
