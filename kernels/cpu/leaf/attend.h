@@ -1,6 +1,15 @@
 // Attention of a block of query rows over a part of the context, over simd/*.h.
 
-constexpr int kTile = 64;  // context tokens whose keys and values are float32 at a time
+constexpr int kTile = 64;  // context tokens whose keys and values are float32 at a time, at most
+constexpr int kTileBytes = 24 << 10;  // so that they stay in the first-level cache
+
+inline int tile_tokens(const AttendJob& job) {
+  const bool shared = !job.expanded && job.value_offset == job.key_offset;
+  const int bytes = 4 * (job.key_dim + (shared ? 0 : job.value_dim));
+  int n = kTile;
+  while (n > 8 && n * bytes > kTileBytes) n /= 2;
+  return n;
+}
 
 struct Tile {
   const float *key, *value;
@@ -150,8 +159,9 @@ void attend(const AttendJob& job) {
   float* floats = job.scratch + 4 * kTile;
   int end = job.visible + job.tokens - 1;
   if (job.end < end) end = job.end;
-  for (int c = job.begin; c < end; c += kTile) {
-    const int n = end - c < kTile ? end - c : kTile;
+  const int step = tile_tokens(job);
+  for (int c = job.begin; c < end; c += step) {
+    const int n = end - c < step ? end - c : step;
     const Tile tile = load_tile(job, c, n, floats);
     attend_block<4>(job, tile, 0, rows, c, n, scores);
   }
