@@ -6,7 +6,8 @@ answer with x and, at its token K, run into that fault:
     crash    SIGKILL              hang     silent for good      oom      this request fails
     exit     status 3, last words garbage  a malformed frame    fatal    a Fatal that may heal
 
-«!long» answers with x up to max_new_tokens. Faults of the start are options.
+«!long» answers with x up to max_new_tokens, «!pages» with the kv_cache_max_page it was started
+with. Faults of the start are options.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from byte_tokenizer import EOS, last_user_text
 
 from youtu_llm import protocol
-from youtu_llm.protocol import Add, Heartbeat, MemoryStats, Output, PageStats, Usage
+from youtu_llm.protocol import Add, EngineConfig, Heartbeat, MemoryStats, Output, PageStats, Usage
 
 PAGE_TOKENS = 256
 NUM_PAGES = 64
@@ -43,12 +44,14 @@ class Sequence:
     queue_s: float = 0.0
 
     @classmethod
-    def of(cls, add: Add) -> Sequence:
+    def of(cls, add: Add, config: EngineConfig) -> Sequence:
         text = last_user_text(add.prompt_ids)
         name, _, at = text.decode().partition(" ")
         endless = iter(lambda: ord("x"), None)
         if name == "!long":
             return cls(add, endless)
+        if name == "!pages":
+            return cls(add, iter([*str(config.kv_cache_max_page).encode(), EOS]))
         if name.removeprefix("!") in FAULTS:
             return cls(add, endless, name[1:], int(at))
         return cls(add, iter([*text, EOS]))
@@ -71,7 +74,7 @@ class FakeEngine:
         self.frames = protocol.FrameReader()
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self.max_num_seqs = 1
+        self.config = EngineConfig("")
 
     def run(self) -> None:
         self.load()
@@ -82,7 +85,9 @@ class FakeEngine:
 
     def load(self) -> None:
         (configure,) = self.receive(timeout_s=None)
-        self.max_num_seqs = configure.config.max_num_seqs
+        self.config = configure.config
+        if self.options.at_pages not in (0, self.config.kv_cache_max_page):
+            self.options.start = "well"
         if self.options.say:
             print(self.options.say, file=sys.stderr, flush=True)
         if self.options.start == "die":
@@ -112,7 +117,7 @@ class FakeEngine:
         )
 
     def step(self) -> None:
-        while self.waiting and len(self.running) < self.max_num_seqs:
+        while self.waiting and len(self.running) < self.config.max_num_seqs:
             sequence = self.waiting.pop(0)
             sequence.queue_s = time.monotonic() - sequence.added_at
             self.running.append(sequence)
@@ -162,7 +167,7 @@ class FakeEngine:
         for message in self.receive(timeout_s):
             match message:
                 case protocol.Add():
-                    self.waiting.append(Sequence.of(message))
+                    self.waiting.append(Sequence.of(message, self.config))
                 case protocol.Abort():
                     self.abort(message.id)
                 case protocol.Shutdown():
@@ -214,6 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--start", choices=("well", "die", "hang", "fatal"), default="well")
+    parser.add_argument("--at-pages", type=int, default=0, help="only at this kv_cache_max_page")
     parser.add_argument("--say", default="", help="printed at the start, and Fatal's message")
     parser.add_argument("--load-s", type=float, default=0.0)
     parser.add_argument("--step-s", type=float, default=0.002)

@@ -78,6 +78,12 @@ class Abort(msgspec.Struct, tag=True, frozen=True):
     id: str
 
 
+class Pin(msgspec.Struct, tag=True, frozen=True):
+    """Another system prompt: prefill it when there is room and keep it instead of the last."""
+
+    prompt_ids: tuple[int, ...]
+
+
 class Shutdown(msgspec.Struct, tag=True, frozen=True):
     """Finish nothing, free everything, exit 0."""
 
@@ -166,11 +172,11 @@ class Fatal(msgspec.Struct, tag=True, frozen=True):
     heals: bool = False
 
 
-ToEngine = Configure | Add | Abort | Shutdown
+ToEngine = Configure | Add | Abort | Pin | Shutdown
 FromEngine = Hello | Step | Heartbeat | Fatal
 
 _encoder = msgspec.msgpack.Encoder()
-to_engine_decoder = msgspec.msgpack.Decoder(Configure | Add | Abort | Shutdown)
+to_engine_decoder = msgspec.msgpack.Decoder(Configure | Add | Abort | Pin | Shutdown)
 from_engine_decoder = msgspec.msgpack.Decoder(Hello | Step | Heartbeat | Fatal)
 
 HEADER = struct.Struct("<I")

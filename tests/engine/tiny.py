@@ -100,7 +100,12 @@ def engine_config(folder: Path, **changes: Any) -> EngineConfig:
     return EngineConfig(str(folder), **(values | changes))
 
 
-def core(folder: Path, ops: Ops | None = None, **changes: Any) -> Core:
+def core(
+    folder: Path,
+    ops: Ops | None = None,
+    cache_dtype: torch.dtype = torch.float32,
+    **changes: Any,
+) -> Core:
     """Our engine on a saved model: the worker's loading without its process."""
     config = engine_config(folder, **changes)
     checkpoint = loader.Checkpoint(folder)
@@ -122,13 +127,14 @@ def core(folder: Path, ops: Ops | None = None, **changes: Any) -> Core:
         activation_width=kind.activation_width(checkpoint.config),
         rope_dim=dim,
         vocab_size=vocab_size,
-        dtype=torch.float32,
-        cache_dtype=torch.float32,
+        dtype=ops.dtype,
+        cache_dtype=cache_dtype,
         device=ops.device,
     )
     interleaved = kind.rope_interleaved(checkpoint.config)
-    model = loader.load(checkpoint, ops, rope.build(rope_plan, dim, interleaved=interleaved))
-    cache = KVCache(spec, torch.float32, ops.device, plan.num_pages)
+    tables = rope.build(rope_plan, dim, interleaved=interleaved, device=ops.device)
+    model = loader.load(checkpoint, ops, tables)
+    cache = KVCache(spec, cache_dtype, ops.device, plan.num_pages)
     result = Core(
         model,
         cache,
@@ -138,6 +144,8 @@ def core(folder: Path, ops: Ops | None = None, **changes: Any) -> Core:
         eos_token_ids=checkpoint.eos_token_ids(),
     )
     result.pin(config.pinned_prefix_ids)
+    while result.has_work:
+        result.step()
     return result
 
 

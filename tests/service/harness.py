@@ -34,24 +34,38 @@ class Daemon:
         self.folder = folder
         self.socket = folder / "y.sock"
         self.port = free_port()
+        service = {"socket": str(self.socket), "port": self.port} | config.get("service", {})
         model = folder / "model"
         model.mkdir(exist_ok=True)
         (model / "config.json").write_text("{}")
-        service = {"socket": str(self.socket), "port": self.port} | config.get("service", {})
         tree = {"model": {"name": str(model)}} | config | {"service": service}
-        (folder / "config.yaml").write_text(json.dumps(tree))
+        self.config_file = folder / "config.yaml"
+        self.config_file.write_text(json.dumps(tree))
         self.log = folder / "log"
-        path = os.pathsep.join([str(TESTS.parent / "daemon"), str(TESTS), *sys.path])
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(RUN_DAEMON), str(folder / "config.yaml"), *engine_args],
-                env=os.environ | {"PYTHONPATH": path},
-                stderr=log,
-            )
+        self._engine_args = engine_args
+        self.start()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(
             base_url="http://youtu", transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=30
         )
+
+    def start(self) -> None:
+        path = os.pathsep.join([str(TESTS.parent / "daemon"), str(TESTS), *sys.path])
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(RUN_DAEMON), str(self.config_file), *self._engine_args],
+                env=os.environ | {"PYTHONPATH": path},
+                stderr=log,
+            )
+
+    def profile(self, name: str, **sections: Any) -> None:
+        """Writes a profile's file."""
+        folder = self.folder / "profiles"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.yaml").write_text(json.dumps(sections))
+
+    def use(self, name: str) -> httpx.Response:
+        return self.http.put("/profile", json={"name": name})
 
     def health(self) -> dict[str, Any]:
         body: dict[str, Any] = self.http.get("/health").json()
@@ -73,7 +87,11 @@ class Daemon:
             time.sleep(0.02)
 
     def wait_for(self, state: str) -> dict[str, Any]:
-        return self.wait(lambda health: health["state"] == state)
+        def is_so(health: dict[str, Any]) -> bool:
+            assert health["state"] != "failed" or state == "failed", health
+            return bool(health["state"] == state)
+
+        return self.wait(is_so)
 
     def engine(self) -> psutil.Process:
         (child,) = psutil.Process(self.process.pid).children()
@@ -91,6 +109,12 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait()
+
+    def restart(self) -> None:
+        """As after a reboot: another process, the same files."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait() == 0, self.log.read_text()
+        self.start()
 
 
 def events(response: httpx.Response) -> Iterator[tuple[str, Any]]:

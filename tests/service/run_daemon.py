@@ -29,7 +29,12 @@ def main() -> int:
     has_tokenizer = (Path(loaded.settings.model.name) / "tokenizer.json").exists()
     load = Tokenizer.load if has_tokenizer else ByteTokenizer.load
     try:
-        return app.run(loaded, engine_command=command, load_tokenizer=load)
+        return app.run(
+            loaded,
+            engine_command=command,
+            load_tokenizer=load,
+            state_dir=Path(path).parent / "state",
+        )
     except YoutuError as error:
         print(error.message, file=sys.stderr)
         return error.exit_status

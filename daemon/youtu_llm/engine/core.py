@@ -18,6 +18,8 @@ from youtu_llm.engine.scheduler import Limits, Plan, Progress, Scheduler
 from youtu_llm.engine.sequence import Sequence
 from youtu_llm.protocol import EngineConfig, Output, PageStats, SamplingParams
 
+PIN_ID = ""  # no request's: those of clients have a character at least
+
 
 class Core:
     """Scheduler, pages and model together.
@@ -58,6 +60,8 @@ class Core:
 
     def add(self, id: str, prompt_ids: Ids[int], params: SamplingParams) -> Output | None:
         """Queue a request. What cannot be served is answered at once."""
+        if self.scheduler.knows(id):
+            return _refusal(id, "invalid_request", f"the id {id!r} is in use")
         limit = self.plan.max_model_len
         if len(prompt_ids) >= limit and not self.plan.window_pages:
             return _refusal(
@@ -85,6 +89,8 @@ class Core:
 
     def run_step(self, plan: Plan) -> list[Output]:
         """Compute a plan. Out of memory fails the newest of its requests, and only that one."""
+        if not plan.chunks:
+            raise RuntimeError("there is work, but no page for any of it: the plan is wrong")
         self._last_work_s = time.monotonic()
         try:
             sampled = self.runner.run(plan)
@@ -92,7 +98,14 @@ class Core:
             if not is_out_of_memory(error):
                 raise
             return [self._fail_newest(plan, error)]
-        outputs = [_output(progress) for progress in self.scheduler.commit(plan, sampled)]
+        for seq, length in plan.chunks.items():
+            if seq.id == PIN_ID and length == seq.num_uncomputed:
+                self.scheduler.pin_when_done(seq)
+        failed = [self._fail_numerically(seq) for seq in list(sampled) if sampled[seq] < 0]
+        for output in failed:
+            plan.chunks = {seq: n for seq, n in plan.chunks.items() if seq.id != output.id}
+        progress = self.scheduler.commit(plan, sampled)
+        outputs = [*failed, *(_output(done) for done in progress)]
         if any(output.finish_reason for output in outputs):
             self.cache.trim(self.pool)
         return outputs
@@ -101,18 +114,17 @@ class Core:
         return self.run_step(self.plan_step())
 
     def pin(self, prompt_ids: Ids[int]) -> None:
-        """Prefill a profile's system prompt and keep its pages. Call before any request."""
-        if not prompt_ids or not self.scheduler.limits.prefix_cache:
+        """Prefill a profile's system prompt by the next steps and keep its pages; those of the
+        one before are let go."""
+        self.abort(PIN_ID)
+        self.scheduler.unpin()
+        pages = num_pages(len(prompt_ids))
+        if not pages or not self.scheduler.limits.prefix_cache:
             return
+        if pages > self.plan.pinned_pages:
+            return  # the plan has no room to keep it; it is shared while it is used
         params = SamplingParams(max_new_tokens=0, seed=0)
-        seq = Sequence("pin", prompt_ids, params, arrival_s=time.monotonic())
-        self.scheduler.add(seq)
-        while self.scheduler.has_work:
-            plan = self.scheduler.plan()
-            sampled = self.runner.run(plan)
-            if plan.chunks[seq] == seq.num_uncomputed:
-                self.scheduler.pin_when_done(seq)
-            self.scheduler.commit(plan, sampled)
+        self.scheduler.add(Sequence(PIN_ID, prompt_ids, params, arrival_s=time.monotonic()))
 
     def idle(self) -> None:
         """Called about once a second without work: old prefixes give their memory back."""
@@ -125,6 +137,12 @@ class Core:
         return PageStats(
             pool.num_used, pool.num_free, pool.num_pages, self.plan.limit_by, pool.num_cached
         )
+
+    def _fail_numerically(self, seq: Sequence) -> Output:
+        self.scheduler.abort(seq.id)
+        message = "the model computed no number for the next token: its file may be damaged"
+        output = _refusal(seq.id, "engine_error", message)
+        return msgspec.structs.replace(output, usage=seq.usage())
 
     def _fail_newest(self, plan: Plan, error: BaseException) -> Output:
         seq = list(plan.chunks)[-1]

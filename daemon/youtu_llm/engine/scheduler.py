@@ -86,6 +86,9 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
+    def knows(self, id: str) -> bool:
+        return id in self._sequences
+
     def add(self, seq: Sequence) -> None:
         if seq.id in self._sequences:
             raise ValueError(f"request id {seq.id!r} is in use")
@@ -151,36 +154,49 @@ class Scheduler:
             return
         if seq.num_computed >= self.limits.max_model_len:
             self._rebase(seq)
-        while seq.num_computed // PAGE_SIZE + 1 - seq.num_dropped_pages > window:
+        while seq.num_dropped_pages < self._pages_to_drop(seq.num_computed):
             self.pool.release(seq.pages.pop(seq.num_kept_pages))
             seq.num_dropped_pages += 1
         forgotten = seq.num_rebased + seq.num_dropped_pages * PAGE_SIZE
         seq.num_forgotten = max(seq.num_forgotten, forgotten)
 
+    def _pages_to_drop(self, position: int) -> int:
+        """How many pages a token there no longer sees."""
+        window = self.limits.window_pages
+        return max(0, position // PAGE_SIZE + 1 - window) if window else 0
+
     def _rebase(self, seq: Sequence) -> None:
-        """Start again from the kept pages and the newest half of the window."""
+        """Start again from the kept pages and the newest half of the window.
+
+        The plan leaves two pages at least between the kept ones and the last position, so this
+        always makes room.
+        """
         kept = seq.num_kept_pages * PAGE_SIZE
         tail = max(1, (self.limits.window_pages - seq.num_kept_pages) // 2) * PAGE_SIZE
-        cut = max(kept, seq.num_computed - tail)
+        cut = seq.num_computed - min(tail, (self.limits.max_model_len - kept) // 2)
         self._give_back_pages(seq)
         del seq.token_ids[kept:cut]
         seq.num_rebased += cut - kept
 
     def _admit(self, seq: Sequence) -> bool:
         prefix = self.pool.find(seq.token_ids) if self.limits.prefix_cache else Prefix()
-        taken = [*prefix.pages, *([prefix.partial[0]] if prefix.partial else [])]
+        dropped = self._pages_to_drop(prefix.num_tokens)  # known, but out of sight by now
+        kept = seq.num_kept_pages
+        visible = prefix.pages[:kept] + prefix.pages[kept + dropped :]
+        taken = [*visible, *([prefix.partial[0]] if prefix.partial else [])]
         taken_free = sum(self.pool.references(page) == 0 for page in taken)
         total = num_pages(len(seq.token_ids))
         if self.limits.window_pages:
-            total = min(total, max(self.limits.window_pages, len(prefix.pages) + 1))
-        fresh = total - len(prefix.pages)
+            total = min(total, self.limits.window_pages)
+        fresh = total - len(visible)
         if fresh + taken_free > self.pool.num_free:
             return False
         self.waiting.popleft()
         self.running.append(seq)
         for page in taken:
             self.pool.share(page)
-        seq.pages = list(prefix.pages)
+        seq.pages = visible
+        seq.num_dropped_pages = dropped
         seq.page_keys = list(prefix.keys)
         seq.num_computed = len(prefix.pages) * PAGE_SIZE
         if prefix.partial:
@@ -281,3 +297,8 @@ class Scheduler:
         for page in seq.pages:
             self.pool.share(page)
             self.pinned.append(page)
+
+    def unpin(self) -> None:
+        for page in self.pinned:
+            self.pool.release(page)
+        self.pinned, self.pinned_ids = [], ()

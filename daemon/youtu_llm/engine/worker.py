@@ -40,6 +40,7 @@ from youtu_llm.protocol import (
     MemoryStats,
     Output,
     Phase,
+    Pin,
     Shutdown,
     Step,
 )
@@ -97,19 +98,29 @@ class Worker:
                 if isinstance(message, Shutdown):
                     return
                 outputs += self._handle(core, message)
+            self._send(outputs)  # an abort is confirmed before the next step, not after it
             if core.has_work:
-                plan = core.plan_step()
-                self._heartbeat("step", plan.num_tokens, min_gap_s=STEP_HEARTBEAT_S)
-                outputs += core.run_step(plan)
+                self._send(self._step(core))
             else:
                 core.idle()
                 self._heartbeat("idle", min_gap_s=IDLE_HEARTBEAT_S / 2)
-            if outputs:
-                self._link.send(Step(tuple(outputs)))
+
+    def _step(self, core: Core) -> list[Output]:
+        plan = core.plan_step()
+        num_tokens = plan.num_tokens
+        # Always announced when it may take long.
+        self._heartbeat("step", num_tokens, min_gap_s=STEP_HEARTBEAT_S if num_tokens == 1 else 0)
+        return core.run_step(plan)
+
+    def _send(self, outputs: list[Output]) -> None:
+        if outputs:
+            self._link.send(Step(tuple(outputs)))
 
     def _wait_for_config(self) -> EngineConfig:
         while True:
             for message in self._link.receive(60.0):
+                if isinstance(message, Shutdown):
+                    raise Disconnected
                 if not isinstance(message, Configure):
                     raise ModelError(f"the first message must be Configure, got {message!r}")
                 if message.protocol_version != protocol.PROTOCOL_VERSION:
@@ -165,6 +176,8 @@ class Worker:
         core = Core(model, cache, config, plan, vocab_size=vocab_size, eos_token_ids=eos)
         self._core, self._weights_bytes = core, plan.weights
         core.pin(config.pinned_prefix_ids)
+        while core.has_work:
+            self._step(core)
         self._link.send(
             Hello(
                 architecture=checkpoint.config.architecture,
@@ -189,6 +202,8 @@ class Worker:
             output = core.add(message.id, message.prompt_ids, message.params)
         elif isinstance(message, Abort):
             output = core.abort(message.id)
+        elif isinstance(message, Pin):
+            core.pin(message.prompt_ids)
         return [output] if output else []
 
     def _heartbeat(

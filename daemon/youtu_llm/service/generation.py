@@ -13,10 +13,11 @@ from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.protocol import Output, Usage
 from youtu_llm.service.engine_client import OutputStream
 from youtu_llm.service.metrics import Metrics
+from youtu_llm.service.setup import Setup
 from youtu_llm.text.stream import TextStream
 
 # What /chat says. OpenAI's routes only have the first two.
-FinishReason = Literal["stop", "length", "cancelled", "time_limit", "shutdown"]
+FinishReason = Literal["stop", "length", "cancelled", "time_limit", "shutdown", "switched"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Generation:
     punctuation.
     """
 
-    def __init__(self, id: str, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, id: str, setup: Setup, metrics: Metrics) -> None:
         self.id = id
-        self.settings = settings  # those it was admitted under; a switch does not touch it
+        self.setup = setup  # the one it was admitted under; a switch does not touch it
         self.clock = _Clock()
         self.num_prompt_tokens = 0
         self.num_tokens = 0
@@ -65,6 +66,10 @@ class Generation:
         self._parts: list[str] = []
         self._unread = ""
         self._stopped_by: FinishReason | None = None
+
+    @property
+    def settings(self) -> Settings:
+        return self.setup.settings
 
     async def begin(
         self,

@@ -48,7 +48,7 @@ class Metrics:
         self._live.set(num_live)
         self._ready.set(status.state is State.READY)
         self._restarts.set(status.restarts)
-        self._degraded.set(len(status.hello.degraded) if status.hello else 0)
+        self._degraded.set(len(status.degraded))
         self._unpunctuated.set(PunctuationStream.failures)
         pages, memory = status.pages, status.memory
         for kind in ("used", "free", "limit", "cached"):

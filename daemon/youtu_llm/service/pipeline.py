@@ -16,11 +16,14 @@ from youtu_llm.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.protocol import SamplingParams
 from youtu_llm.service.engine_client import EngineClient
-from youtu_llm.service.generation import Generation
+from youtu_llm.service.generation import FinishReason, Generation
 from youtu_llm.service.metrics import Metrics
+from youtu_llm.service.setup import Setup
 from youtu_llm.service.state import Status
 from youtu_llm.text.stream import TextStream
 from youtu_llm.text.tokenizer import Tokenizer
+
+LAST_WORDS_S = 2.0  # for streams that the end of a drain cuts, to say so
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,17 @@ class Ask:
 
 
 class Pipeline:
-    """`settings` may be replaced while it runs; a request keeps those it was admitted under."""
+    """`setup` may be replaced while it runs; a request keeps the one it was admitted under."""
 
     def __init__(
         self,
-        settings: Settings,
+        setup: Setup,
         status: Status,
         client: EngineClient,
         metrics: Metrics,
         encoders: Executor,
     ) -> None:
-        self.settings = settings
-        self.tokenizer: Tokenizer | None = None  # of the live model, once it is read
+        self.setup = setup
         self.live: dict[str, Generation] = {}
         self._status = status
         self._client = client
@@ -62,6 +64,10 @@ class Pipeline:
         self._encoders = encoders
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def settings(self) -> Settings:
+        return self.setup.settings
 
     @property
     def capacity(self) -> int:
@@ -74,15 +80,15 @@ class Pipeline:
 
         Raises InvalidRequest, ContextLengthExceeded, QueueFull, EngineUnavailable, EngineFault.
         """
-        settings = self.settings
+        setup = self.setup
         self._admit(ask)
-        generation = self.live[ask.id] = Generation(ask.id, settings, self._metrics)
+        generation = self.live[ask.id] = Generation(ask.id, setup, self._metrics)
         self._idle.clear()
         deadline = asyncio.get_running_loop().call_later(
-            settings.bounds.request_time_s, generation.stop, "time_limit"
+            setup.settings.bounds.request_time_s, generation.stop, "time_limit"
         )
         try:
-            await self._begin(generation, ask, settings)
+            await self._begin(generation, ask)
             yield generation
         finally:
             deadline.cancel()
@@ -91,7 +97,17 @@ class Pipeline:
             if not self.live:
                 self._idle.set()
 
-    async def wait_idle(self, timeout_s: float) -> bool:
+    async def drain(self, timeout_s: float, reason: FinishReason) -> None:
+        """Waits for the running answers; those that take longer end with what they have.
+
+        Who calls it has closed the admission before, by the state.
+        """
+        if not await self._wait_idle(timeout_s):
+            for generation in list(self.live.values()):
+                generation.stop(reason)
+            await self._wait_idle(LAST_WORDS_S)
+
+    async def _wait_idle(self, timeout_s: float) -> bool:
         """Whether every request ended in time."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
@@ -107,15 +123,17 @@ class Pipeline:
                 " (engine.max_num_seqs + service.queue_size); try again shortly"
             )
 
-    async def _begin(self, generation: Generation, ask: Ask, settings: Settings) -> None:
+    async def _begin(self, generation: Generation, ask: Ask) -> None:
+        settings, tokenizer = generation.settings, generation.setup.tokenizer
         params = sampling_params(ask, settings)
-        tokenizer = self.tokenizer
         assert tokenizer is not None  # ready means that both halves of the model are there
         prompt_ids = await asyncio.get_running_loop().run_in_executor(
             self._encoders, _encoder(tokenizer, ask, settings)
         )
         num_prompt = generation.num_prompt_tokens = len(prompt_ids)
-        hello = self._status.require_ready()
+        hello = self._status.hello  # there while a drain lets the admitted ones finish
+        if hello is None:
+            raise self._status.unavailable()
         # Under a rolling window a conversation may outgrow the context: the oldest text goes.
         n_ctx = None if hello.window_tokens else hello.max_model_len
         params = fit(params, num_prompt, n_ctx, settings)

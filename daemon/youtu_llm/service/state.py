@@ -5,6 +5,7 @@ The supervisor writes it; admission, /health, /metrics and systemd only read it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +27,11 @@ class State(str, Enum):
     FAILED = "failed"
 
 
-# state -> (code of the 503, Retry-After in seconds)
+# state -> (code of the 503, Retry-After in seconds until a load was measured)
 _REFUSALS = {
     State.STARTING: ("loading", 2),
     State.LOADING: ("loading", 2),
-    State.DRAINING: ("draining", 10),
+    State.DRAINING: ("engine_restarting", 10),
     State.RESTARTING: ("engine_restarting", 2),
     State.FAILED: ("failed", 60),
 }
@@ -60,8 +61,12 @@ class Status:
         self.hello: Hello | None = None
         self.restarts = 0
         self.last_crash: Crash | None = None
+        self.is_closing = False
+        self._notes: dict[str, str] = {}
         self._heartbeat: Heartbeat | None = None
         self._heard_at = 0.0  # monotonic
+        self._changed_at = time.monotonic()
+        self._load_s = 0.0  # of the last engine that loaded; 0: none yet
         self._listeners: list[Callable[[Status], None]] = []
 
     def listen(self, listener: Callable[[Status], None]) -> None:
@@ -69,17 +74,34 @@ class Status:
         self._listeners.append(listener)
         listener(self)
 
-    def change(self, state: State, reason: str = "") -> None:
-        """Draining is the last state: what happens to the engine then changes nothing."""
-        if self.state is State.DRAINING:
-            return
+    def change(self, state: State, reason: str = "", *, is_last: bool = False) -> None:
+        if self.is_closing:
+            return  # what still happens to the engine changes nothing
         if state is not State.READY and state is not State.DRAINING:
             self.hello = None
             self._heartbeat = None
+        if state is State.READY and self.hello is not None:
+            self._load_s = self.hello.load_s
+        self._changed_at = time.monotonic()
+        self.is_closing = is_last
         self.state = state
         self.reason = reason or _DEFAULT_REASONS[state]
         for listener in self._listeners:
             listener(self)
+
+    def close(self) -> None:
+        """The daemon drains and ends: the last change."""
+        self.change(State.DRAINING, is_last=True)
+
+    def note(self, topic: str, text: str) -> None:
+        """What is not as it should be, for `degraded` in /health; "": it is again."""
+        self._notes.pop(topic, None)
+        if text:
+            self._notes[topic] = text
+
+    @property
+    def degraded(self) -> list[str]:
+        return [*(self.hello.degraded if self.hello else ()), *self._notes.values()]
 
     def heard(self, heartbeat: Heartbeat) -> None:
         self._heartbeat = heartbeat
@@ -93,6 +115,11 @@ class Status:
 
     def unavailable(self) -> EngineUnavailable:
         code, retry_after_s = _REFUSALS[self.state]
+        if self.state is State.DRAINING and self.is_closing:
+            code = "draining"
+        elif self.state is not State.FAILED and self._load_s:
+            elapsed_s = time.monotonic() - self._changed_at
+            retry_after_s = max(1, math.ceil(self._load_s - elapsed_s))
         return EngineUnavailable(self.reason, code=code, retry_after_s=retry_after_s)
 
     @property
@@ -145,5 +172,5 @@ class Status:
             "engine": engine,
             "pages": msgspec.to_builtins(self.pages),
             "memory": msgspec.to_builtins(self.memory),
-            "degraded": list(hello.degraded) if hello else [],
+            "degraded": self.degraded,
         }

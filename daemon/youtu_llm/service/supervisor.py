@@ -21,6 +21,7 @@ from youtu_llm.protocol import (
     FromEngine,
     Heartbeat,
     Hello,
+    Pin,
     Shutdown,
     Step,
 )
@@ -65,26 +66,40 @@ class Supervisor:
     def __init__(
         self,
         command: Sequence[str],
-        config: EngineConfig,
-        limits: ServiceSection,
         status: Status,
         client: EngineClient,
     ) -> None:
         self._command = tuple(command)
-        self._config = config
-        self._limits = limits
         self._status = status
         self._client = client
+        self._config = EngineConfig("")
+        self._limits = ServiceSection()
         self._engine: EngineProcess | None = None
         self._fatal: _Ending | None = None
         self._task: asyncio.Task[None] | None = None
+        self._settled: asyncio.Future[str | None] | None = None
 
     @property
     def engine_pid(self) -> int | None:
         return self._engine.pid if self._engine else None
 
-    def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="supervisor")
+    def start(
+        self, config: EngineConfig, limits: ServiceSection, *, trial: bool = False
+    ) -> asyncio.Future[str | None]:
+        """Keeps an engine for `config` alive, until `close`. What it returns resolves when the
+        first is ready, to None, or when there will be none, to the reason. A `trial` is over
+        with the first fault, and the state is then the caller's to say."""
+        loop = asyncio.get_running_loop()
+        self._config, self._limits = config, limits
+        self._settled = loop.create_future()
+        self._task = loop.create_task(self._run(trial=trial), name="supervisor")
+        return self._settled
+
+    def adopt(self, config: EngineConfig, limits: ServiceSection) -> None:
+        """For this engine and its successors; `config` differs in its system prompt at most."""
+        if config.pinned_prefix_ids != self._config.pinned_prefix_ids and self._engine is not None:
+            self._engine.send(Pin(config.pinned_prefix_ids))
+        self._config, self._limits = config, limits
 
     async def close(self) -> None:
         """Ends the engine; when it returns no engine is left running."""
@@ -92,15 +107,18 @@ class Supervisor:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+            self._task = None
 
-    async def _run(self) -> None:
+    async def _run(self, *, trial: bool) -> None:
         window = RestartWindow(self._limits.max_restart_rate)
         try:
             while True:
                 self._status.change(State.LOADING)
                 ending = await self._run_engine()
-                if self._status.state is State.DRAINING:
+                if self._status.is_closing:
                     return None
+                if trial and self._is_unsettled:
+                    return self._settle(ending.reason)
                 if not ending.heals:
                     return self._give_up(ending.reason)
                 if not self._limits.restart_on_failure:
@@ -124,8 +142,17 @@ class Supervisor:
             logger.exception("the supervisor failed")
             self._give_up(f"internal error of the supervisor ({type(error).__name__})")
 
+    @property
+    def _is_unsettled(self) -> bool:
+        return self._settled is not None and not self._settled.done()
+
+    def _settle(self, reason: str | None) -> None:
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(reason)
+
     def _give_up(self, reason: str) -> None:
         self._status.change(State.FAILED, reason)
+        self._settle(reason)
 
     async def _run_engine(self) -> _Ending:
         """One engine from exec to its end, whatever the end."""
@@ -139,7 +166,11 @@ class Supervisor:
             await engine.gone
             grace_s = CRASH_GRACE_S
         except OSError as error:
-            return _Ending(f"cannot start the engine: {error.strerror}", heals=False)
+            return _Ending(
+                f"cannot start the engine's Python ({error.strerror}): set engine.python, or let"
+                " `sudo youtu setup-engine` do it",
+                heals=False,
+            )
         finally:
             watch.cancel()
             self._client.detach(EngineFault("the engine ended while it worked on this request"))
@@ -209,4 +240,5 @@ class Supervisor:
         self._status.hello = hello
         self._client.attach(self._engine.send, hello)
         self._status.change(State.READY)
+        self._settle(None)
         return None

@@ -32,7 +32,7 @@ class Notifier:
         """A listener of Status."""
         self._is_loading = status.state in (State.STARTING, State.LOADING, State.RESTARTING)
         lines = [f"STATUS={status}"]
-        if status.state is State.DRAINING:
+        if status.is_closing:
             lines.append("STOPPING=1")
         elif status.state in (State.READY, State.FAILED) and not self._is_ready:
             self._is_ready = True

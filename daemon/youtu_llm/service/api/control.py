@@ -64,6 +64,7 @@ class ControlRoutes:
         running = min(self._status.num_running, num_live)  # the heartbeat may be a second old
         body = {
             "profile": self._pipeline.settings.profile,
+            "generation": self._pipeline.setup.generation,
             "model": self._pipeline.settings.model.name,
             **self._status.report(with_log=is_local(request)),
             "queue": {
@@ -112,11 +113,11 @@ class ControlRoutes:
 
     async def use_profile(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request, ProfileBody)
-        self._profiles.use(body.name)
+        await self._profiles.use(body.name)
         return json_response(self._profile())
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
-        self._profiles.reload()
+        await self._profiles.reload()
         return json_response(self._profile())
 
     def _profile(self) -> dict[str, Any]:
@@ -124,5 +125,6 @@ class ControlRoutes:
         settings = self._pipeline.settings
         return {
             "name": settings.profile,
+            "generation": self._pipeline.setup.generation,
             "settings": settings.model_dump(mode="json", exclude={"service": {"api_key"}}),
         }

@@ -62,8 +62,10 @@ class OpenAIRoutes:
     async def _answer(
         self, request: web.Request, body: OpenAISampling, ask: Ask, shape_of: type[_Shape]
     ) -> web.StreamResponse:
-        shape = shape_of(ask.id, self._pipeline.settings.model.name)
         async with self._pipeline.generate(ask) as generation:
+            setup = generation.setup
+            fingerprint = f"{setup.settings.profile}-{setup.generation}"
+            shape = shape_of(ask.id, setup.settings.model.name, fingerprint)
             if body.stream:
                 with_usage = body.stream_options is not None and body.stream_options.include_usage
                 return await _stream(request, generation, shape, with_usage=with_usage)
@@ -96,6 +98,7 @@ class _Shape:
 
     id: str
     model: str
+    fingerprint: str  # of the setup: its profile and generation
     created: int = field(default_factory=lambda: int(time.time()))
 
     prefix = ""
@@ -126,6 +129,7 @@ class _Shape:
             "object": kind,
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": self.fingerprint,
             "choices": choices,
         }
 
