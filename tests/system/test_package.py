@@ -1,0 +1,93 @@
+"""The .deb as a file: what it weighs, what lintian says, the same bytes wherever it is built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import REPOSITORY
+from youtu_llm.settings import fields
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
+
+MAX_BYTES = 15_000_000
+JETPACK_6 = {"libc6": (2, 35), "libstdc++6": (12,)}  # Ubuntu 22.04
+
+
+def test_small_and_for_jetpack_6(deb: Path) -> None:
+    print(f"{deb.name}: {deb.stat().st_size / 1e6:.1f} MB")
+    assert deb.stat().st_size < MAX_BYTES
+    depends = subprocess.check_output(["dpkg-deb", "--field", deb, "Depends"], text=True)
+    floors = dict(word.split(" (>= ") for word in depends.strip().split(", ") if ">=" in word)
+    for library, newest in JETPACK_6.items():
+        floor = floors[library].rstrip(")")
+        assert tuple(map(int, floor.split(".")))[: len(newest)] <= newest, depends
+
+
+def test_lintian_says_nothing(deb: Path) -> None:
+    command = ["lintian", "--allow-root", "--fail-on", "warning", deb]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == ""
+
+
+def test_contents(deb: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--extract", deb, tmp_path], check=True)
+    schema = json.loads((tmp_path / "usr/share/youtu/config.schema.json").read_text())
+    assert "engine" in schema["properties"]
+    page = ["man", "--warnings", "-E", "UTF-8", "-l"]
+    for name, word in (("man1/youtu.1", "setup-engine"), ("man5/youtu.yaml.5", list(fields())[-2])):
+        shown = subprocess.run(
+            [*page, tmp_path / f"usr/share/man/{name}.gz"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"MANPAGER": "cat", "LC_ALL": "C.UTF-8"},
+        )
+        assert word in shown.stdout
+        assert shown.stderr == ""
+    licences = tmp_path / "usr/share/doc/youtu/third-party"
+    vendored = {line.partition("==")[0] for line in _pins()}
+    listed = (licences / "README").read_text()
+    assert all(f"\n{name} " in listed.replace("_", "-") for name in vendored), listed
+    assert not list(tmp_path.rglob("torch")), "torch is the machine's"
+    complete = tmp_path / "usr/share/bash-completion/completions/youtu"
+    answer = subprocess.run(
+        ["bash", "-c", COMPLETE, "bash", complete], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split() == ["restart"]
+
+
+COMPLETE = """
+_init_completion() { words=(youtu res) cword=1 cur=res prev=youtu; }
+source "$1"; _youtu; echo "${COMPREPLY[@]}"
+"""
+
+
+def _pins() -> list[str]:
+    lock = (REPOSITORY / "packaging/vendor.txt").read_text()
+    return [line.split()[0] for line in lock.splitlines() if "==" in line.split("#")[0]]
+
+
+def test_same_bytes_in_another_folder(deb: Path, arch: str, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "another folder's name"
+    elsewhere.mkdir()
+    for name in ("daemon", "kernels", "profiles", "systemd", "packaging", "pyproject.toml"):
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, elsewhere / name, symlinks=True)
+        else:
+            shutil.copy(source, elsewhere)
+    (elsewhere / "build").mkdir()
+    (elsewhere / "build/wheels").symlink_to(REPOSITORY / "build/wheels")
+    environ = os.environ | {"PYTHON": sys.executable, "TZ": "Asia/Shanghai", "LC_ALL": "C"}
+    subprocess.run([elsewhere / "packaging/build-deb", arch], env=environ, check=True, umask=0o077)
+    again = elsewhere / "dist" / deb.name
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (deb, again)]
+    print(*digests, sep="\n")
+    assert digests[0] == digests[1]
