@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import platform
 import subprocess
 import sys
 
@@ -22,7 +23,9 @@ from youtu_llm.ops import native
 from youtu_llm.ops.api import DenseWeight
 from youtu_llm.ops.cpu import ISA_VARIABLE, CpuOps
 
-ISAS = ["plain", "avx2", "avx512", "amx", "neon"]
+ISAS = {"x86_64": ["plain", "avx2", "avx512", "amx"], "aarch64": ["plain", "neon"]}[
+    platform.machine()
+]
 EXACT, LINEAR, ROWS, ATTENTION, MLA = 1e-6, 8e-3, 2e-3, 2e-5, 1.2e-2
 
 
