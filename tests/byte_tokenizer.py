@@ -26,10 +26,16 @@ class ByteTokenizer:
         lines = [f"{message['role']}: {message['content']}\n" for message in messages]
         return self.encode("".join(lines) + "assistant: ")
 
+    def encode_turn(
+        self, messages: Sequence[dict[str, Any]], *, enable_thinking: bool = False
+    ) -> list[int]:
+        return [ord("\n"), *self.encode_chat(messages)]
+
     def token_bytes(self, token_id: int) -> bytes:
         return bytes((token_id,)) if token_id < EOS else b""
 
 
 def last_user_text(prompt_ids: Sequence[int]) -> bytes:
     """What the fake engine answers with; of a prompt without a template, all of it."""
-    return bytes(prompt_ids).rpartition(b"user: ")[2].removesuffix(b"\nassistant: ")
+    text = bytes(token_id for token_id in prompt_ids if token_id != EOS)
+    return text.rpartition(b"user: ")[2].removesuffix(b"\nassistant: ")

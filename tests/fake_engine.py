@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -40,6 +41,8 @@ class Sequence:
     fault: str = ""
     fault_at: int = 0
     num_tokens: int = 0
+    num_cached: int = 0
+    said: list[int] = field(default_factory=list)
     added_at: float = field(default_factory=time.monotonic)
     queue_s: float = 0.0
 
@@ -62,7 +65,7 @@ class Sequence:
 
     def output(self, ids: tuple[int, ...], reason: protocol.FinishReason | None) -> Output:
         usage = Usage(
-            len(self.add.prompt_ids), completion_tokens=self.num_tokens, queue_s=self.queue_s
+            len(self.add.prompt_ids), self.num_cached, self.num_tokens, queue_s=self.queue_s
         )
         return Output(self.add.id, ids, reason, usage=usage if reason else None)
 
@@ -74,6 +77,7 @@ class FakeEngine:
         self.frames = protocol.FrameReader()
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self.known: deque[tuple[int, ...]] = deque(maxlen=16)
         self.config = EngineConfig("")
 
     def run(self) -> None:
@@ -119,6 +123,9 @@ class FakeEngine:
     def step(self) -> None:
         while self.waiting and len(self.running) < self.config.max_num_seqs:
             sequence = self.waiting.pop(0)
+            sequence.num_cached = max(
+                (common_prefix(known, sequence.add.prompt_ids) for known in self.known), default=0
+            )
             sequence.queue_s = time.monotonic() - sequence.added_at
             self.running.append(sequence)
         outputs = [self.advance(sequence) for sequence in list(self.running)]
@@ -131,13 +138,14 @@ class FakeEngine:
             return self.fail(sequence)
         token = next(sequence.answer)
         sequence.num_tokens += 1
+        sequence.said.append(token)
         reason: protocol.FinishReason | None = None
         if token == EOS:
             reason = "stop"
         elif sequence.num_tokens == sequence.add.params.max_new_tokens:
             reason = "length"
         if reason:
-            self.running.remove(sequence)
+            self.end(sequence)
         return sequence.output((token,), reason)
 
     def fail(self, sequence: Sequence) -> Output:
@@ -174,10 +182,15 @@ class FakeEngine:
                     sys.exit(0)
 
     def abort(self, id: str) -> None:
-        for queue in (self.waiting, self.running):
-            for sequence in [s for s in queue if s.add.id == id]:
-                queue.remove(sequence)
-                self.send(protocol.Step((sequence.output((), "abort"),)))
+        for sequence in [s for s in (*self.waiting, *self.running) if s.add.id == id]:
+            self.end(sequence)
+            self.send(protocol.Step((sequence.output((), "abort"),)))
+
+    def end(self, sequence: Sequence) -> None:
+        queue = self.running if sequence in self.running else self.waiting
+        queue.remove(sequence)
+        if sequence.said:  # like the real one: what was computed is found again
+            self.known.append((*sequence.add.prompt_ids, *sequence.said[:-1]))
 
     def receive(self, timeout_s: float | None) -> list[protocol.ToEngine]:
         readable, _, _ = select.select([self.link], [], [], timeout_s)
@@ -203,6 +216,11 @@ class FakeEngine:
 
     def send(self, message: protocol.FromEngine) -> None:
         self.link.sendall(protocol.encode(message))
+
+
+def common_prefix(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    pairs = zip(one, other[:-1], strict=False)
+    return next((at for at, (x, y) in enumerate(pairs) if x != y), min(len(one), len(other) - 1))
 
 
 def hang() -> None:

@@ -175,6 +175,30 @@ class ContextSection(Section):
     )
 
 
+class SessionsSection(Section):
+    """Conversations that the daemon keeps."""
+
+    max_sessions: int = Field(
+        32, ge=1, le=10_000, description="Beyond this the one unused for longest is forgotten."
+    )
+    max_tokens: int = Field(
+        0,
+        ge=0,
+        le=131_072,
+        description="Beyond this a conversation's oldest turns are forgotten. 0: the context's"
+        " bound only.",
+    )
+    idle_s: float = Field(
+        1800.0, ge=1.0, le=604_800.0, description="A conversation unused for so long is forgotten."
+    )
+    interruption_note: str = Field(
+        "",
+        max_length=200,
+        description="Put behind an answer that was interrupted, for the model to know. Empty:"
+        " it isn't told.",
+    )
+
+
 class BudgetSection(Section):
     first_word_ms: int = Field(
         0,
@@ -198,6 +222,7 @@ class Settings(Section):
     bounds: BoundsSection = BoundsSection()
     text: TextSection = TextSection()
     context: ContextSection = ContextSection()
+    sessions: SessionsSection = SessionsSection()
     budget: BudgetSection = BudgetSection()
     cache: bool = Field(True, description="Write caches to disk. --no-cache turns it off.")
 

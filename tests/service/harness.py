@@ -64,6 +64,15 @@ class Daemon:
         folder.mkdir(exist_ok=True)
         (folder / f"{name}.yaml").write_text(json.dumps(sections))
 
+    def config(self) -> dict[str, Any]:
+        """What config.yaml says."""
+        tree: dict[str, Any] = json.loads(self.config_file.read_text())
+        return tree
+
+    def edit(self, **changes: Any) -> None:
+        """Changes top-level sections of config.yaml."""
+        self.config_file.write_text(json.dumps(self.config() | changes))
+
     def use(self, name: str) -> httpx.Response:
         return self.http.put("/profile", json={"name": name})
 

@@ -97,7 +97,7 @@ def test_a_prompt_too_long_for_the_context(daemon: Daemon) -> None:
         (b'{"messages": [{"role": "god", "content": "b"}]}', "messages.0.role"),
         (b'{"prompt": "a", "max_new_tokens": "5"}', "max_new_tokens"),
         (b'{"prompt": "a", "stop": [""]}', "stop.0"),
-        (b'{"prompt": "a", "session": "car"}', "session"),
+        (b'{"prompt": "a", "session": "a/b"}', "session"),
         (b'{"prompt": "a", "response_format": {"type": "json_object"}}', "response_format"),
     ],
 )

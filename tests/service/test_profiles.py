@@ -49,10 +49,10 @@ def test_what_needs_no_engine_is_there_at_once(start: Start) -> None:
     assert daemon.engine().pid == engine
 
     assert daemon.http.post("/reload").json()["name"] == "default"  # what the files say
-    edit(daemon, profile="brief")
+    daemon.edit(profile="brief")
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait(lambda health: health["profile"] == "brief")
-    edit(daemon, service={**config(daemon)["service"], "port": 0})
+    daemon.edit(service={**daemon.config()["service"], "port": 0})
     moved = daemon.http.post("/reload")
     assert (moved.status_code, moved.json()["error"]["code"]) == (409, "restart_needed")
     assert "service.port" in moved.json()["error"]["message"]
@@ -103,12 +103,12 @@ def test_an_engine_that_does_not_come_up_brings_the_last_good_profile_back(
     assert "«bad» cannot be used" in health["degraded"][0]
     assert daemon.chat("hello").json()["profile"] == "default"
     engine = daemon.engine().pid
-    good = config(daemon)
-    edit(daemon, model={"name": "absent"})
+    good = daemon.config()
+    daemon.edit(model={"name": "absent"})
     absent = daemon.http.post("/reload")
     assert "youtu pull absent" in absent.json()["error"]["message"]
     assert daemon.engine().pid == engine
-    edit(daemon, **good)
+    daemon.edit(**good)
     daemon.profile("good", sampling={"max_new_tokens": 2})
     assert daemon.use("good").status_code == 200
     assert daemon.health()["degraded"] == []
@@ -131,7 +131,7 @@ def test_the_choice_survives_a_restart_until_config_yaml_is_written(start: Start
     assert daemon.use("one").status_code == 200
     daemon.restart()
     assert daemon.wait_for("ready")["profile"] == "one"
-    edit(daemon, profile="two")
+    daemon.edit(profile="two")
     daemon.restart()
     assert daemon.wait_for("ready")["profile"] == "two"
     assert daemon.use("one").status_code == 200
@@ -226,12 +226,3 @@ def end_at_call(count: int) -> None:
             return _real(*args, **kwargs)
 
         setattr(os, name, cut)
-
-
-def config(daemon: Daemon) -> dict[str, Any]:
-    tree: dict[str, Any] = json.loads(daemon.config_file.read_text())
-    return tree
-
-
-def edit(daemon: Daemon, **changes: Any) -> None:
-    daemon.config_file.write_text(json.dumps(config(daemon) | changes))

@@ -20,6 +20,7 @@ from youtu_llm.service.api.chat import ChatRoutes
 from youtu_llm.service.api.control import ControlRoutes
 from youtu_llm.service.api.openai import OpenAIRoutes
 from youtu_llm.service.api.routes import KEEP_ALIVE_TIMEOUT_S, Access, make_application
+from youtu_llm.service.api.sessions import SessionRoutes
 from youtu_llm.service.choice import Choice
 from youtu_llm.service.engine_client import EngineClient
 from youtu_llm.service.metrics import Metrics
@@ -82,6 +83,7 @@ async def _serve(
     routes = [
         *ChatRoutes(pipeline).routes,
         *OpenAIRoutes(pipeline, status).routes,
+        *SessionRoutes(access, pipeline).routes,
         *ControlRoutes(access, pipeline, status, metrics, profiles).routes,
     ]
     runner = web.AppRunner(

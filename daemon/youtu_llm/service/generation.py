@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from youtu_llm.config import Settings
 from youtu_llm.errors import EngineFault, YoutuError
@@ -17,7 +20,16 @@ from youtu_llm.service.setup import Setup
 from youtu_llm.text.stream import TextStream
 
 # What /chat says. OpenAI's routes only have the first two.
-FinishReason = Literal["stop", "length", "cancelled", "time_limit", "shutdown", "switched"]
+FinishReason = Literal[
+    "stop",
+    "length",
+    "interrupted",  # by the next request of its session, or by who listened
+    "cancelled",
+    "time_limit",
+    "repetition",  # it said the same over and over
+    "switched",  # the profile's drain ended
+    "shutdown",
+]
 
 
 @dataclass(frozen=True)
@@ -58,14 +70,30 @@ class Generation:
         self.clock = _Clock()
         self.num_prompt_tokens = 0
         self.num_tokens = 0
+        self.num_dropped = 0  # tokens its session forgot before the prompt was made
         self.result: Result | None = None
+        self.is_live = True  # until who asked is answered or gone
+        self.stopped_by: FinishReason | None = None
+        self._token_ids: list[int] = []
+        self._shown: list[int] = []  # characters that may be shown after each of these
+        self._num_chars = 0
         self._metrics = metrics
         self._outputs: OutputStream | None = None
         self._text: TextStream | None = None
         self._punctuation: PunctuationStream | None = None
         self._parts: list[str] = []
         self._unread = ""
-        self._stopped_by: FinishReason | None = None
+
+    @property
+    def text(self) -> str:
+        """All that was said so far."""
+        return "".join(self._parts)
+
+    def ids_of(self, num_chars: int | None) -> list[int]:
+        """The ids that say the first `num_chars` characters, None: all."""
+        if num_chars is None:
+            return self._token_ids
+        return self._token_ids[: bisect.bisect_left(self._shown, num_chars) + 1 if num_chars else 0]
 
     @property
     def settings(self) -> Settings:
@@ -81,14 +109,14 @@ class Generation:
         self._text, self._punctuation = text, punctuation
         self.clock.submitted_at = time.monotonic()
         self._outputs = submit()
-        if self._stopped_by is not None:
+        if self.stopped_by is not None:
             self._outputs.abort()
         await self._read()
 
     def stop(self, reason: FinishReason) -> None:
         """Ends the answer with what it has, at the engine's next step. The first reason counts."""
-        if self._stopped_by is None and self.result is None:
-            self._stopped_by = reason
+        if self.stopped_by is None and self.result is None:
+            self.stopped_by = reason
             self.abort()
 
     def abort(self) -> None:
@@ -114,18 +142,26 @@ class Generation:
         try:
             output = await self._outputs.__anext__()
         except YoutuError:
-            if self._stopped_by is None:
+            if self.stopped_by is None:
                 raise
             output = Output(self.id, finish_reason="abort")  # what it was to say is said
         if output.finish_reason == "error":
             raise EngineFault(output.error_message, code=output.error_code)
-        if output.token_ids and self._stopped_by is None:
+        if output.token_ids and self.stopped_by is None:
             self._tick(len(output.token_ids))
-            self._say(self._text.push(output.token_ids))
-            if self._text.stop_hit:
-                self.stop("stop")
+            for token_id in output.token_ids:
+                self._take(self._text, token_id)
         if output.finish_reason is not None:
             self._finish(output)
+
+    def _take(self, text: TextStream, token_id: int) -> None:
+        if self.stopped_by is not None:
+            return
+        self._say(text.push((token_id,)))
+        self._token_ids.append(token_id)
+        self._shown.append(self._num_chars)
+        if text.stop_hit:
+            self.stop("stop")
 
     def _say(self, delta: str) -> None:
         if self._punctuation is not None:
@@ -136,6 +172,7 @@ class Generation:
         if delta:
             self._unread += delta
             self._parts.append(delta)
+            self._num_chars += len(delta)
 
     def _tick(self, num_tokens: int) -> None:
         now = time.monotonic()
@@ -155,8 +192,8 @@ class Generation:
     def _finish(self, output: Output) -> None:
         assert self._text is not None
         reason: FinishReason
-        if self._stopped_by is not None:
-            reason = self._stopped_by
+        if self.stopped_by is not None:
+            reason = self.stopped_by
         elif output.finish_reason == "length":
             reason = "length"
         elif output.finish_reason == "stop":
@@ -168,7 +205,10 @@ class Generation:
             # Cut by a stop string, the last sentence may not be over: no final mark then.
             self._append(self._punctuation.finish("cut" if self._text.stop_hit else reason))
         usage = output.usage or Usage(self.num_prompt_tokens, completion_tokens=self.num_tokens)
-        self.result = Result("".join(self._parts), reason, usage, self._timings(usage))
+        if self.num_dropped:
+            num_dropped = usage.dropped_tokens + self.num_dropped
+            usage = msgspec.structs.replace(usage, dropped_tokens=num_dropped)
+        self.result = Result(self.text, reason, usage, self._timings(usage))
         self._count(self.result)
 
     def _timings(self, usage: Usage) -> Timings:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -18,10 +18,14 @@ from youtu_llm.protocol import SamplingParams
 from youtu_llm.service.engine_client import EngineClient
 from youtu_llm.service.generation import FinishReason, Generation
 from youtu_llm.service.metrics import Metrics
+from youtu_llm.service.sessions import History, Session, Sessions, next_prompt
 from youtu_llm.service.setup import Setup
 from youtu_llm.service.state import Status
 from youtu_llm.text.stream import TextStream
 from youtu_llm.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+Priority = Literal["high", "normal", "low"]
 
 LAST_WORDS_S = 2.0  # for streams that the end of a drain cuts, to say so
 
@@ -31,6 +35,7 @@ class Ask:
     """One request, whichever route it came by. None: the live profile's value."""
 
     id: str
+    session: str | None = None  # whose conversation the messages continue
     messages: Sequence[Mapping[str, str]] = ()  # for the chat template
     text: str | None = None  # instead of messages: continued as it stands
     max_new_tokens: int | None = None
@@ -42,6 +47,7 @@ class Ask:
     seed: int | None = None
     stop: Sequence[str] | None = None
     postprocess: bool | None = None
+    priority: Priority | None = None  # None: high in a session, where somebody listens
     ignore_eos: bool = False
 
 
@@ -58,6 +64,7 @@ class Pipeline:
     ) -> None:
         self.setup = setup
         self.live: dict[str, Generation] = {}
+        self.sessions = Sessions()
         self._status = status
         self._client = client
         self._metrics = metrics
@@ -83,16 +90,20 @@ class Pipeline:
         setup = self.setup
         self._admit(ask)
         generation = self.live[ask.id] = Generation(ask.id, setup, self._metrics)
+        session = self.sessions.open(ask.session, setup) if ask.session is not None else None
+        if session is not None:
+            session.interrupt()
         self._idle.clear()
         deadline = asyncio.get_running_loop().call_later(
             setup.settings.bounds.request_time_s, generation.stop, "time_limit"
         )
         try:
-            await self._begin(generation, ask)
+            await self._begin(generation, ask, session)
             yield generation
         finally:
             deadline.cancel()
             generation.abort()
+            generation.is_live = False
             del self.live[ask.id]
             if not self.live:
                 self._idle.set()
@@ -117,34 +128,68 @@ class Pipeline:
         self._status.require_ready()
         if ask.id in self.live:
             raise InvalidRequest(f"a request with the id «{ask.id}» is still running")
-        if len(self.live) >= self.capacity:
+        num_live = sum(generation.stopped_by is None for generation in self.live.values())
+        if num_live - self.sessions.is_speaking(ask.session) >= self.capacity:
             raise QueueFull(
-                f"{len(self.live)} requests are being answered or wait, which is the most"
+                f"{num_live} requests are being answered or wait, which is the most"
                 " (engine.max_num_seqs + service.queue_size); try again shortly"
             )
 
-    async def _begin(self, generation: Generation, ask: Ask) -> None:
+    async def _begin(self, generation: Generation, ask: Ask, session: Session | None) -> None:
         settings, tokenizer = generation.settings, generation.setup.tokenizer
         params = sampling_params(ask, settings)
         assert tokenizer is not None  # ready means that both halves of the model are there
-        prompt_ids = await asyncio.get_running_loop().run_in_executor(
-            self._encoders, _encoder(tokenizer, ask, settings)
-        )
-        num_prompt = generation.num_prompt_tokens = len(prompt_ids)
         hello = self._status.hello  # there while a drain lets the admitted ones finish
         if hello is None:
             raise self._status.unavailable()
         # Under a rolling window a conversation may outgrow the context: the oldest text goes.
         n_ctx = None if hello.window_tokens else hello.max_model_len
-        params = fit(params, num_prompt, n_ctx, settings)
         sampling = settings.sampling
         stop = sampling.stop if ask.stop is None else tuple(ask.stop)
         punctuate = settings.text.postprocess if ask.postprocess is None else ask.postprocess
-        await generation.begin(
-            lambda: self._client.submit(ask.id, prompt_ids, params),
-            TextStream(tokenizer, stop),
-            PunctuationStream() if punctuate else None,
-        )
+        text = TextStream(tokenizer, stop)
+        punctuation = PunctuationStream() if punctuate else None
+
+        async def submit(prompt_ids: Sequence[int]) -> None:
+            num_prompt = generation.num_prompt_tokens = len(prompt_ids)
+            fitted = fit(params, num_prompt, n_ctx, settings)
+            await generation.begin(
+                lambda: self._client.submit(ask.id, prompt_ids, fitted), text, punctuation
+            )
+
+        if session is None:
+            await submit(await self._encode(_encoder(tokenizer, ask, settings)))
+            return
+        async with self._turn(session, generation, ask, _room(params, n_ctx, settings)) as ids:
+            await submit(ids)
+
+    async def _encode(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._encoders, work)
+
+    @contextlib.asynccontextmanager
+    async def _turn(
+        self, session: Session, generation: Generation, ask: Ask, limit: int
+    ) -> AsyncIterator[Sequence[int]]:
+        """Ids of the session's next prompt. It stays as it was if nothing comes of it."""
+        async with session.lock:
+            before, setup = session.history, generation.setup
+            prompt = await self._encode(lambda: next_prompt(before, ask.messages, setup, limit))
+            generation.num_dropped = prompt.num_dropped
+            session.history = after = History(prompt.turns, prompt.said, prompt.ids, generation)
+        try:
+            yield prompt.ids
+        except BaseException:
+            if session.history.answer is after.answer:
+                session.history = before
+            raise
+
+
+def _room(params: SamplingParams, n_ctx: int | None, settings: Settings) -> int:
+    """Tokens a session's prompt may have so that the answer fits too."""
+    bounds = [settings.bounds.max_prompt_tokens, settings.sessions.max_tokens]
+    if n_ctx is not None:
+        bounds.append(max(n_ctx - params.max_new_tokens, n_ctx // 2))
+    return min(bound for bound in bounds if bound)
 
 
 def sampling_params(ask: Ask, settings: Settings) -> SamplingParams:

@@ -86,6 +86,23 @@ class Tokenizer:
         `messages` hold a `role` and a text `content`. Raises InvalidRequest when the template
         refuses them or the model has no template.
         """
+        return self._encode_after("", messages, enable_thinking)
+
+    def encode_turn(
+        self, messages: Sequence[dict[str, Any]], *, enable_thinking: bool = False
+    ) -> list[int]:
+        """Ids that follow the assistant's last word: the end of its turn, `messages`, and the
+        start of its next. Behind the ids of a conversation they continue it, and leave those
+        before them as they are. Raises as `encode_chat` does.
+        """
+        said = f"\ufdd1{secrets.token_hex(8)}"
+        before = [{"role": "user", "content": "."}, {"role": "assistant", "content": said}]
+        return self._encode_after(said, [*before, *messages], enable_thinking)
+
+    def _encode_after(
+        self, cut: str, messages: Sequence[dict[str, Any]], enable_thinking: bool
+    ) -> list[int]:
+        """Ids of the rendered conversation behind the text `cut`."""
         if self._template is None:
             raise InvalidRequest("this model has no chat template: use /v1/completions")
         # Guard: a mark nobody can guess goes into each control token a message spells out, so
@@ -104,6 +121,9 @@ class Tokenizer:
             raise InvalidRequest(str(error), param="messages") from error
         except jinja2.TemplateError as error:
             raise ModelError(f"the model's chat template failed: {error}") from error
+        if cut not in text:
+            raise InvalidRequest("this model's chat template leaves earlier answers out")
+        text = text.partition(cut)[2] if cut else text
         ids: list[int] = []
         for at, part in enumerate(self._control_token.split(text)):
             if at % 2:

@@ -46,11 +46,6 @@ def refuse_formats(wanted: ResponseFormat | None) -> None:
 
 
 def _ask(id: str, body: ChatBody) -> Ask:
-    if body.session is not None:
-        raise InvalidRequest(
-            "this version keeps no sessions: send the conversation so far as messages",
-            param="session",
-        )
     refuse_formats(body.response_format)
     messages = (
         [message.model_dump() for message in body.messages]
@@ -59,16 +54,11 @@ def _ask(id: str, body: ChatBody) -> Ask:
     )
     return Ask(
         id=id,
+        session=body.session,
         messages=messages,
         max_new_tokens=body.max_new_tokens,
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        seed=body.seed,
         stop=body.stop,
-        postprocess=body.postprocess,
+        **body.sampling(),
     )
 
 

@@ -196,14 +196,8 @@ def _ask(id: str, body: OpenAISampling, max_new_tokens: int | None, **prompt: An
     return Ask(
         id=id,
         max_new_tokens=max_new_tokens,
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        seed=body.seed,
         stop=body.stop_strings,
-        postprocess=body.postprocess,
         ignore_eos=body.ignore_eos,
+        **body.sampling(),
         **prompt,
     )

@@ -34,6 +34,10 @@ TopP = Annotated[float, Field(gt=0.0, le=1.0)]
 MinP = Annotated[float, Field(ge=0.0, le=1.0)]
 RepetitionPenalty = Annotated[float, Field(ge=0.5, le=2.0)]
 Seed = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
+SessionName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]+$", min_length=1, max_length=64)
+]
+Priority = Literal["high", "normal", "low"]
 
 
 class Body(BaseModel):
@@ -53,22 +57,32 @@ class ResponseFormat(OpenAIBody):
     type: Literal["text", "json_object", "json_schema"] = "text"
 
 
-class ChatBody(Body):
-    """POST /chat."""
+class SamplingBody(Body):
+    """What every route takes by the same name; left out: the live profile's."""
 
-    prompt: Text | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    session: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
-    stream: bool | None = None
-    max_new_tokens: NewTokens | None = None
     temperature: Temperature | None = None
     top_k: TopK | None = None
     top_p: TopP | None = None
     min_p: MinP | None = None
     repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
-    stop: StopStrings | None = None
     postprocess: bool | None = None
+    priority: Priority | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """These fields by their names."""
+        return {name: getattr(self, name) for name in SamplingBody.model_fields}
+
+
+class ChatBody(SamplingBody):
+    """POST /chat."""
+
+    prompt: Text | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    session: SessionName | None = None
+    stream: bool | None = None
+    max_new_tokens: NewTokens | None = None
+    stop: StopStrings | None = None
     response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
@@ -98,24 +112,19 @@ class StreamOptions(OpenAIBody):
     include_usage: bool = False
 
 
-class OpenAISampling(OpenAIBody):
-    """What both OpenAI routes take; the last five are ours."""
+class OpenAISampling(SamplingBody):
+    """What both OpenAI routes take."""
+
+    model_config = ConfigDict(extra="ignore")
 
     model: Name | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = None
     max_tokens: NewTokens | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    seed: Seed | None = None
     stop: StopString | StopStrings | None = None
     response_format: ResponseFormat | None = None
-    top_k: TopK | None = None
-    min_p: MinP | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    ignore_eos: bool = False
-    postprocess: bool | None = None
+    ignore_eos: bool = False  # ours
 
     @property
     def stop_strings(self) -> list[str] | None:
@@ -141,7 +150,19 @@ class ProfileBody(Body):
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", max_length=64)]
 
 
-BODIES: tuple[type[Body], ...] = (ChatBody, ChatCompletionBody, CompletionBody, ProfileBody)
+class InterruptBody(Body):
+    """POST /sessions/{id}/interrupt. Without `spoken_chars` all that was sent was heard."""
+
+    spoken_chars: Annotated[int, Field(ge=0, le=MAX_BODY_BYTES)] | None = None
+
+
+BODIES: tuple[type[Body], ...] = (
+    ChatBody,
+    ChatCompletionBody,
+    CompletionBody,
+    ProfileBody,
+    InterruptBody,
+)
 
 B = TypeVar("B", bound=Body)
 
