@@ -9,11 +9,12 @@ MODEL := qwen2.5-coder-0.5b
 PYTHON310 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(shell command -v python3.10))
 
 .PHONY: demo test check test-310 models bench fuzz clean
+.PHONY: packaging-tools deb deb-arm64 test-system test-system-clean test-arm64
 
 demo: $(VENV)/ready
 	scripts/demo
 
-test: check test-310 models
+test: check test-310 models packaging-tools
 	$(BIN)/python -m pytest tests
 
 check: $(VENV)/ready
@@ -45,6 +46,24 @@ $(VENV)/ready: pyproject.toml $(shell find kernels -name '*.cpp' -o -name '*.h' 
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet --editable '.[engine,models,test]'
 	touch $@
+
+packaging-tools:
+	scripts/packaging-tools
+
+deb: $(VENV)/ready packaging-tools
+	packaging/build-deb
+
+deb-arm64: $(VENV)/ready
+	scripts/packaging-tools arm64
+	packaging/build-deb arm64
+
+# The .deb, then its life from install to purge on a real systemd (root); on a minimal Debian.
+test-system: $(VENV)/ready models packaging-tools
+	$(BIN)/python -m pytest tests/system -v --durations=0
+
+test-system-clean: $(VENV)/ready models
+	scripts/packaging-tools clean
+	YOUTU_SYSTEM_ROOT=clean $(BIN)/python -m pytest tests/system/test_life.py -v --durations=0
 
 clean:
 	rm -rf $(VENV) build dist

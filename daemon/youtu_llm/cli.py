@@ -104,6 +104,15 @@ def _parser() -> argparse.ArgumentParser:
         help="of the weights (%(default)s)",
     )
     command("models", _models, "list the models on this machine")
+
+    setup = command("setup-engine", _setup_engine, "find a Python that sees torch, or make one")
+    setup.add_argument("--wheels", type=Path, metavar="DIR", help="install from a folder, offline")
+    setup.add_argument("--index-url", default="", metavar="URL", help="package index of torch")
+    setup.add_argument("--path", type=Path, metavar="DIR", help="where (else /opt/youtu/engine)")
+    setup.add_argument("--yes", action="store_true", help="do not ask")
+    setup.add_argument("--dry-run", action="store_true", help="only say what it would do")
+    for verb in ("start", "stop", "restart", "enable"):
+        command(verb, _systemctl, f"{verb} the service").set_defaults(verb=verb)
     _add_bench(command("bench", _bench, "measure the running daemon as its clients see it"))
     return parser
 
@@ -267,6 +276,7 @@ def _profile_use(args: argparse.Namespace) -> None:
 
 
 def _pull(args: argparse.Namespace) -> None:
+    _go_on_under_engine_python()
     from youtu_llm.tools import store
 
     path = store.pull(args.name, models_dir=paths.models_dir(), keep_download=args.keep_download)
@@ -274,6 +284,7 @@ def _pull(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
+    _go_on_under_engine_python()
     from youtu_llm.tools import importer
 
     options = {} if args.dtype == "int4" else {"dtype": args.dtype}
@@ -320,12 +331,38 @@ def _models(args: argparse.Namespace) -> None:
     print(status.table(("NAME", "WEIGHTS", "SIZE", "LICENCE"), rows))
 
 
+def _setup_engine(args: argparse.Namespace) -> None:
+    from youtu_llm.tools import setup_engine
+
+    setup_engine.setup(
+        _load(args),
+        (args.path or setup_engine.DEFAULT_PATH).absolute(),
+        wheels=args.wheels,
+        index_url=args.index_url,
+        only_say=args.dry_run,
+        ask=not args.yes,
+    )
+
+
+def _systemctl(args: argparse.Namespace) -> None:
+    from youtu_llm.tools import systemctl
+
+    systemctl.control(args.verb)
+
+
+def _go_on_under_engine_python() -> None:
+    """Making a model needs torch: where the engine has a Python of its own, that one has it."""
+    python = _load(argparse.Namespace()).settings.engine.python
+    if python and python != sys.executable:
+        os.execv(python, [python, "-I", "-B", *sys.argv])
+
+
 def _load(args: argparse.Namespace) -> Loaded:
     """The effective configuration: the file that --config or YOUTU_CONFIG names, which must
     exist, or else the default one, which need not."""
     from youtu_llm import config
 
-    file, optional = args.config, False
+    file, optional = getattr(args, "config", None), False
     if file is None:
         file, optional = paths.config_file(), not os.environ.get("YOUTU_CONFIG")
     flags = {key: value for key, value in vars(args).items() if key in config.FLAGS}

@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,7 +56,7 @@ class Daemon:
         host = environ.get("YOUTU_HOST")
         if not host:
             own, system = paths.socket_path(environ), paths.SYSTEM_SOCKET
-            host = f"unix://{system if system.exists() and not own.exists() else own}"
+            host = f"unix://{system if _is_there(system) and not _is_there(own) else own}"
         return cls(host, environ.get("YOUTU_API_KEY", ""))
 
     def call(
@@ -153,6 +154,16 @@ class Daemon:
         if isinstance(error, TimeoutError):
             return Unreachable(f"{self.host} does not answer: is the daemon stopped or overloaded?")
         return Unreachable(f"{self.host} broke off: {error or type(error).__name__}")
+
+
+def _is_there(socket_path: Path) -> bool:
+    try:
+        socket_path.stat()
+    except PermissionError:
+        pass  # there, in a folder for its group: connecting says what to do
+    except OSError:
+        return False
+    return True
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from youtu_llm.errors import YoutuError
 
 SERVICE, SOCKET = "youtu.service", "youtu.socket"
+BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 LOG_LINES = 20
 
 # With `stop` the socket goes too: a client on it would start the service again.
@@ -23,8 +24,8 @@ _UNITS = {
 
 def control(verb: str) -> None:
     """Carry out a verb of the service. Raises YoutuError with what to do when it fails."""
-    if shutil.which("systemctl") is None:
-        raise YoutuError("this machine has no systemd: run the daemon with `youtu serve`")
+    if not BOOTED.is_dir():
+        raise YoutuError("this machine does not run systemd: run the daemon with `youtu serve`")
     if verb != "stop":
         _show_last_crash()
         # After too many starts systemd refuses another one until its count is cleared.
