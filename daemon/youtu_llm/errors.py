@@ -92,6 +92,10 @@ class QueueFull(YoutuError):
     status = 429
     retryable = True
 
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
 
 class EngineUnavailable(YoutuError):
     """The engine cannot answer now. `code` is one of loading, engine_restarting, failed."""

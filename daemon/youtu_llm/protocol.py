@@ -72,6 +72,7 @@ class Add(msgspec.Struct, tag=True, frozen=True):
     id: str
     prompt_ids: tuple[int, ...]
     params: SamplingParams
+    priority: int = 0  # a higher one is computed first and may displace lower ones
 
 
 class Abort(msgspec.Struct, tag=True, frozen=True):

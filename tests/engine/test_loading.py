@@ -68,6 +68,34 @@ def test_surplus_and_missing_tensors(folder: Path) -> None:
         tiny.core(folder)
 
 
+def test_parts_of_one_linear_must_be_stored_alike(folder: Path) -> None:
+    name = "model.layers.0.self_attn.k_proj"
+    edit_tensors(
+        folder,
+        **{f"{name}.weight": torch.ones(32, 64, dtype=torch.int8)},
+        **{f"{name}.scales": torch.ones(32, dtype=torch.float16)},
+    )
+    with pytest.raises(ModelError, match=r"stored alike.*DenseWeight and Int8Weight"):
+        tiny.core(folder)
+
+
+def test_a_model_without_sense_fails_its_requests_only(folder: Path) -> None:
+    edit_tensors(folder, **{"model.norm.weight": torch.full((64,), float("nan"))})
+    core = tiny.core(folder)
+    assert core.add("a", tiny.prompt(20), tiny.greedy(4)) is None
+    (output,) = core.step()
+    assert output.error_code == "engine_error"
+    assert not core.has_work
+    assert core.pool.num_used == 0
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "model.safetensors.index.json"])
+def test_damaged_json_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_text("{")
+    with pytest.raises(ModelError, match=name):
+        loader.Checkpoint(folder).eos_token_ids()
+
+
 def test_truncated_file(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

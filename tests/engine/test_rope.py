@@ -43,6 +43,7 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positio
 def test_frequencies_equal_transformers(parameters: dict[str, Any]) -> None:
     original = parameters.get("original_max_position_embeddings", 2048)
     longest = int(original * parameters["factor"])
+    parameters = {"original_max_position_embeddings": original, **parameters}
     config = LlamaConfig(
         hidden_size=512,
         num_attention_heads=4,
@@ -100,6 +101,45 @@ def test_long_context_by_model(
     assert plan.max_positions == positions
     assert bool(plan.warnings) == warned
     assert plan.notes, "the log says what the flag did"
+
+
+def test_scaling_that_a_model_was_trained_with_stays() -> None:
+    llama3 = {"rope_type": "llama3", "factor": 32.0, **LLAMA3}
+    trained = config(131072, rope_scaling=llama3)
+    plan = rope.plan(trained, Llama.extension, long_context=True, max_tokens=0)
+    assert plan.parameters["rope_type"] == "llama3"
+    assert plan.max_positions == 131072
+    block = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    plan = rope.plan(
+        config(32768, rope_scaling=block), Qwen2.extension, long_context=True, max_tokens=0
+    )
+    assert plan.parameters["factor"] == 4.0
+    assert plan.max_positions == 131072
+
+
+def test_dynamic_scaling_leaves_the_native_context_alone() -> None:
+    values = config(2048, rope_scaling={"type": "dynamic", "factor": 2.0})
+    plan = rope.plan(values, Llama.extension, long_context=False, max_tokens=0)
+    got, _ = rope.frequencies_of(plan.parameters, 64, plan.max_positions)
+    plain, _ = rope.frequencies_of({"rope_theta": 1e4}, 64, 2048)
+    assert torch.equal(got, plain)
+    plan = rope.plan(values, Llama.extension, long_context=True, max_tokens=0)
+    assert plan.max_positions == 4096
+    got, _ = rope.frequencies_of(plan.parameters, 64, plan.max_positions)
+    assert (got[1:] < plain[1:]).all()
+
+
+def test_a_config_without_theta_is_refused_unless_convention_has_one() -> None:
+    bare = {"max_position_embeddings": 2048}
+    plan = rope.plan(
+        ModelConfig({**bare, "architectures": ["LlamaForCausalLM"]}, "test"),
+        Llama.extension,
+        long_context=False,
+        max_tokens=0,
+    )
+    assert plan.parameters["rope_theta"] == 1e4
+    with pytest.raises(ModelError, match="rope_theta"):
+        rope.plan(ModelConfig(bare, "test"), Youtu.extension, long_context=True, max_tokens=0)
 
 
 def test_beyond_the_native_context_needs_the_flag() -> None:

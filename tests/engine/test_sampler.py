@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from youtu_llm.engine.sampler import Sampler
+from youtu_llm.engine.sampler import NOT_A_TOKEN, Sampler
 from youtu_llm.engine.sequence import Sequence
 from youtu_llm.protocol import SamplingParams
 
@@ -48,15 +48,30 @@ def test_draws_follow_the_distribution(params: dict[str, float], kept: list[int]
     assert (got - expected).abs().max() < 0.03
 
 
+def say(seq: Sequence, token: int) -> None:
+    seq.token_ids.append(token)
+    seq.num_generated += 1
+
+
 def test_repetition_penalty_counts_prompt_and_answer() -> None:
     seq = Sequence("a", [0], SamplingParams(repetition_penalty=2.5), arrival_s=0.0)
     sampler = Sampler()
     assert sampler.sample(LOGITS[None].clone(), [seq]) == [1]  # 2.0 / 2.5 < 1.0
-    seq.token_ids.append(1)
+    say(seq, 1)
     assert sampler.sample(LOGITS[None].clone(), [seq]) == [0]  # 0.8 beats 0.4 and 0.0
     low = -LOGITS[None].clone()  # penalised negatives move away from zero
-    seq.token_ids.append(4)
+    say(seq, 4)
     assert sampler.sample(low, [seq]) == [3]
+
+
+def test_the_least_temperature_is_greedy() -> None:
+    assert draws(5, temperature=1e-38).tolist() == [1, 0, 0, 0, 0]
+
+
+def test_what_is_no_number_is_no_token() -> None:
+    rows = torch.stack([LOGITS, LOGITS * float("nan")])
+    seqs = [Sequence(id, [], SamplingParams(), arrival_s=0.0) for id in "ab"]
+    assert Sampler().sample(rows, seqs) == [0, NOT_A_TOKEN]
 
 
 def test_a_seed_decides_alone() -> None:

@@ -33,9 +33,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.scheduler = Scheduler(self.pool, self.limits, frozenset({0}))
         self.live: dict[str, Sequence] = {}
-        self.finished: dict[str, str] = {}
+        self.spoken: list[list[int]] = []  # the last ended sequences
         self.count = 0
-        self.stalled = 0
         if pinned:
             self._pin(pinned)
 
@@ -49,7 +48,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.scheduler.commit(plan, {seq: 1})
 
     @rule(
-        length=st.integers(1, 3 * PAGE_SIZE),
+        length=st.integers(1, 6 * PAGE_SIZE),
         family=st.integers(0, 2),
         max_new=st.sampled_from([0, 1, 30, 260]),
     )
@@ -57,10 +56,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Prompts of one family share their beginning; family 2 begins with the pinned text."""
         ids = [7] * length if family == 2 else [family + 1] * length
         ids[-1] = 20 + self.count % 50
-        seq = Sequence(str(self.count), ids, SamplingParams(max_new_tokens=max_new), arrival_s=0.0)
+        self._add(ids, max_new)
+
+    def _add(self, ids: list[int], max_new: int) -> None:
+        if not self.limits.window_pages:
+            ids = ids[-self.limits.max_model_len + 1 :]
+        params = SamplingParams(max_new_tokens=max_new)
+        seq = Sequence(str(self.count), ids, params, arrival_s=0.0)
         self.count += 1
         self.scheduler.add(seq)
         self.live[seq.id] = seq
+
+    @precondition(lambda self: self.spoken)
+    @rule(data=st.data(), more=st.integers(1, PAGE_SIZE), max_new=st.sampled_from([1, 300]))
+    def next_turn(self, data: st.DataObject, more: int, max_new: int) -> None:
+        """A conversation goes on: its prompt is all that was said before, and more."""
+        said = data.draw(st.sampled_from(self.spoken))
+        self._add(said + [9] * more, max_new)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -85,7 +97,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             for progress in self.scheduler.commit(plan, dict.fromkeys(ready, token)):
                 if progress.finish_reason:
                     del self.live[progress.seq.id]
-                    self.finished[progress.seq.id] = progress.finish_reason
+                    self.spoken = [*self.spoken[-3:], progress.seq.token_ids]
                     assert progress.seq.pages == []
 
     def _check_plan(self, chunks: dict[Sequence, int]) -> None:
@@ -96,12 +108,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert seq.num_computed + length <= self.limits.max_model_len
             if self.limits.window_pages:
                 assert len(seq.pages) <= self.limits.window_pages
-            for position in range(seq.num_computed, seq.num_computed + length):
+            start, end = seq.num_computed, seq.num_computed + length
+            for position in {start, *range(-(-start // PAGE_SIZE) * PAGE_SIZE, end, PAGE_SIZE)}:
                 page = seq.page_of(position)
-                if position % PAGE_SIZE == 0 or position == seq.num_computed:
-                    assert page not in written, "two sequences write one page"
-                    written.add(page)
-                    assert self.pool.references(page) == 1, "a shared page is written"
+                assert page not in written, "two sequences write one page"
+                written.add(page)
+                assert self.pool.references(page) == 1, "a shared page is written"
 
     @invariant()
     def books_balance(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.engine import tiny
+from youtu_llm.errors import ResourceError
 from youtu_llm.protocol import PAGE_SIZE
 
 WINDOW_PAGES, KEPT_PAGES = 3, 1
@@ -71,6 +72,51 @@ def test_long_conversation_keeps_a_constant_number_of_pages(
     assert max(used) == 2048 // PAGE_SIZE
     assert dropped > 7900 + 300 - 2048 - PAGE_SIZE
     assert core.cache.num_bytes == 0
+
+
+def test_the_next_turn_of_a_conversation_that_filled_the_pool(
+    case: tuple[Path, PreTrainedModel],
+) -> None:
+    """Its cached pages fill the pool; only those in sight are taken again."""
+    folder, oracle = case
+    core = tiny.core(folder, window_tokens=WINDOW_PAGES * PAGE_SIZE, max_num_seqs=1)
+    first = tiny.prompt(1100)
+    answer = tiny.run(core, {"a": (first, tiny.greedy(8))})["a"]
+    second = first + answer + tiny.prompt(40, seed=5)
+    tokens, last = tiny.run_full(core, {"b": (second, tiny.greedy(8))})["b"]
+    assert tokens == oracle_with_window(oracle, second, 8)
+    assert last.usage is not None
+
+
+def test_a_rebase_always_makes_room(case: tuple[Path, PreTrainedModel]) -> None:
+    """Positions end soon behind a long system prompt: the answer goes on all the same."""
+    folder, _ = case
+    core = tiny.core(
+        folder,
+        window_tokens=4 * PAGE_SIZE,
+        max_context_tokens=5 * PAGE_SIZE,
+        pinned_prefix_ids=tuple(tiny.prompt(600, seed=9)),
+    )
+    ids = tiny.prompt(600, seed=9) + tiny.prompt(500)
+    _, last = tiny.run_full(core, {"a": (ids, tiny.greedy(300))})["a"]
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 300
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_context_tokens": 1024, "window_tokens": 1024}, "needs a context of 1280"),
+        ({"max_context_tokens": 512}, "system prompt takes 600 tokens"),
+        ({"kv_cache_max_page": 5}, "system prompt takes 600 tokens"),
+    ],
+    ids=str,
+)
+def test_a_system_prompt_that_leaves_no_room_is_refused(
+    case: tuple[Path, PreTrainedModel], change: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ResourceError, match=message):
+        tiny.core(case[0], pinned_prefix_ids=tuple(tiny.prompt(600)), **change)
 
 
 def test_pinned_prefix_stays(case: tuple[Path, PreTrainedModel]) -> None:

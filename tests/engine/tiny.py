@@ -18,6 +18,9 @@ from youtu_llm.ops.api import Ops
 from youtu_llm.ops.reference import ReferenceOps
 from youtu_llm.protocol import EngineConfig, Output, SamplingParams
 
+# Tiny tensors: two threads only wait for each other.
+torch.set_num_threads(1)
+
 VOCAB = 320
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCAB,

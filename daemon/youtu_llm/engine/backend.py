@@ -10,6 +10,7 @@ import torch
 from youtu_llm.errors import ModelError, ResourceError
 from youtu_llm.ops.api import Ops
 from youtu_llm.ops.cpu import CpuOps
+from youtu_llm.ops.cuda import CudaOps
 from youtu_llm.ops.reference import ReferenceOps
 from youtu_llm.protocol import EngineConfig
 
@@ -33,11 +34,28 @@ def choose(config: EngineConfig) -> Backend:
     if name == "cpu" and config.kernels != "reference":
         return _native_cpu(config, threads)
     torch.set_num_threads(threads)
-    if config.kernels == "native":
-        raise ResourceError("there are no native CUDA kernels yet; set engine.kernels: auto")
+    if name == "cuda" and config.kernels != "reference":
+        return _native_cuda(config, device)
     dtype = _dtype(config, torch.float16 if name == "cuda" else torch.float32)
-    degraded = ("no native CUDA kernels yet: plain torch runs",) if name == "cuda" else ()
-    return Backend(ReferenceOps(device, dtype), dtype, degraded)
+    return Backend(ReferenceOps(device, dtype), dtype)
+
+
+def _native_cuda(config: EngineConfig, device: torch.device) -> Backend:
+    """Activations and cache are float16."""
+    if config.dtype in ("auto", "float16"):
+        try:
+            return Backend(CudaOps(device), torch.float16)
+        except (ModelError, ResourceError) as error:
+            if config.kernels == "native":
+                raise
+            reason = str(error)
+    else:
+        reason = f"they compute in float16, not in {config.dtype}"
+        if config.kernels == "native":
+            raise ResourceError(f"engine.kernels is native, but on CUDA {reason}")
+    dtype = _dtype(config, torch.float16)
+    note = f"native CUDA kernels cannot run, plain torch does, slowly: {reason}"
+    return Backend(ReferenceOps(device, dtype), dtype, (note,))
 
 
 def _native_cpu(config: EngineConfig, threads: int) -> Backend:

@@ -14,7 +14,7 @@ from youtu_llm.engine.memory import EnginePlan
 from youtu_llm.engine.models.spec import Model
 from youtu_llm.engine.page_pool import PagePool
 from youtu_llm.engine.runner import Runner
-from youtu_llm.engine.scheduler import Limits, Plan, Progress, Scheduler
+from youtu_llm.engine.scheduler import Limits, Plan, Progress, Scheduler, num_pages
 from youtu_llm.engine.sequence import Sequence
 from youtu_llm.protocol import EngineConfig, Output, PageStats, SamplingParams
 
@@ -51,6 +51,8 @@ class Core:
         self.scheduler = Scheduler(self.pool, limits, frozenset(eos_token_ids))
         self.cache = cache
         self.runner = Runner(model, cache)
+        longest = min(plan.num_pages, num_pages(plan.max_model_len) + 1)
+        self.runner.capture(max_num_seqs=config.max_num_seqs, max_pages=longest)
         self._cache_idle_s = config.cache_idle_s
         self._last_work_s = time.monotonic()
 
@@ -58,7 +60,9 @@ class Core:
     def has_work(self) -> bool:
         return self.scheduler.has_work
 
-    def add(self, id: str, prompt_ids: Ids[int], params: SamplingParams) -> Output | None:
+    def add(
+        self, id: str, prompt_ids: Ids[int], params: SamplingParams, priority: int = 0
+    ) -> Output | None:
         """Queue a request. What cannot be served is answered at once."""
         if self.scheduler.knows(id):
             return _refusal(id, "invalid_request", f"the id {id!r} is in use")
@@ -73,7 +77,8 @@ class Core:
             return _refusal(id, "invalid_request", "the prompt is empty or holds unknown ids")
         if params.seed is None:
             params = msgspec.structs.replace(params, seed=secrets.randbits(63))
-        self.scheduler.add(Sequence(id, prompt_ids, params, arrival_s=time.monotonic()))
+        now = time.monotonic()
+        self.scheduler.add(Sequence(id, prompt_ids, params, arrival_s=now, priority=priority))
         return None
 
     def abort(self, id: str) -> Output | None:

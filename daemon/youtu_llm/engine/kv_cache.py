@@ -9,7 +9,7 @@ from youtu_llm.engine.page_pool import PagePool
 from youtu_llm.ops.api import PAGE_SIZE, CacheSpec, CacheStorage
 
 # Recent L4T refuses large single allocations; smaller chunks also give memory back sooner.
-CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 32 << 20
 
 
 class KVCache(CacheStorage):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -56,11 +57,12 @@ class Checkpoint:
     def eos_token_ids(self) -> tuple[int, ...]:
         """From generation_config.json, else config.json."""
         path = self.model_dir / "generation_config.json"
-        values = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        ids = values.get("eos_token_id", self.config.values.get("eos_token_id"))
-        if ids is None:
-            return ()
-        return tuple(ids) if isinstance(ids, list) else (int(ids),)
+        generation = _read_json(path) if path.exists() else {}
+        for values in (generation, self.config.values):
+            ids = values.get("eos_token_id")
+            if ids is not None:
+                return tuple(ids) if isinstance(ids, list) else (int(ids),)
+        return ()
 
 
 class Weights:
@@ -115,6 +117,12 @@ class Weights:
             self._weight(name, in_features, out, bias=bias)
             for name, out in zip(names, out_features, strict=True)
         ]
+        kinds = {type(part).__name__ for part in parts}
+        if len(kinds) > 1:
+            raise ModelError(
+                f"{self._checkpoint.model_dir}: {self._prefix}{'|'.join(names)} must be stored "
+                f"alike, but are {' and '.join(sorted(kinds))}"
+            )
         return self._ops.prepare_linear(_concatenate(parts))
 
     def embedding(self, name: str, vocab: int, hidden: int, *, bias: bool = False) -> Linear:
@@ -137,7 +145,7 @@ class Weights:
 
     def _weight(self, name: str, in_features: int, out_features: int, *, bias: bool) -> Weight:
         b = self._take(f"{name}.bias", (out_features,)) if bias else None
-        if self._has(f"{name}.qweight"):
+        if self.has(f"{name}.qweight"):
             group = self._group_size(in_features)
             groups, words = in_features // group, out_features // 8
             return Int4Weight(
@@ -161,7 +169,7 @@ class Weights:
             raise ModelError(f"{self._prefix}: {in_features} inputs are no multiple of {group}")
         return group
 
-    def _has(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
         return self._prefix + name in self._checkpoint.tensors
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -214,7 +222,8 @@ def _concatenate(parts: list[Weight]) -> Weight:
 def _shards(model_dir: Path) -> list[Path]:
     index = model_dir / "model.safetensors.index.json"
     if index.exists():
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        weight_map = _read_json(index).get("weight_map") or {}
+        names = sorted({str(name) for name in weight_map.values()})
         paths = [model_dir / name for name in names]
     else:
         paths = sorted(model_dir.glob("*.safetensors"))
@@ -223,6 +232,16 @@ def _shards(model_dir: Path) -> list[Path]:
         what = f"lacks {', '.join(missing)}" if missing else "holds no .safetensors file"
         raise ModelError(f"{model_dir} {what}. Get the model again with `youtu pull`.")
     return paths
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {error}. Get the model again.") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} must hold a JSON object")
+    return values
 
 
 def _header(path: Path) -> Iterator[tuple[str, TensorInfo]]:
@@ -234,8 +253,10 @@ def _header(path: Path) -> Iterator[tuple[str, TensorInfo]]:
                 count = 1
                 for length in shape:
                     count *= length
+                if dtype not in _DTYPE_BYTES:
+                    raise ModelError(f"{path}: tensors of type {dtype} ({name}) are not understood")
                 yield name, TensorInfo(path, dtype, shape, count * _DTYPE_BYTES[dtype])
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{path} is damaged or cut short ({error}). Get the model again with `youtu pull`."
         ) from None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
-from youtu_llm.engine.loader import Checkpoint
+from youtu_llm.engine.loader import Checkpoint, TensorInfo
 from youtu_llm.engine.models.rope import RopePlan
 from youtu_llm.engine.scheduler import num_pages as num_pages_of
 from youtu_llm.errors import ResourceError
@@ -31,6 +32,7 @@ class EnginePlan:
     limit_by: str
     max_model_len: int
     window_pages: int
+    pinned_pages: int  # kept for the profile's system prompt
     bounds: tuple[tuple[str, int], ...]  # (name, pages) of each bound
 
     def __str__(self) -> str:
@@ -64,8 +66,7 @@ def plan(
 ) -> EnginePlan:
     """Raises ResourceError, with the whole table, when not even one conversation fits."""
     total, total_by = _total(config, device)
-    weights = sum(_loaded_bytes(info.dtype, info.num_bytes, dtype) for info in
-                  checkpoint.tensors.values())  # fmt: skip
+    weights = sum(_loaded_bytes(name, info, dtype) for name, info in checkpoint.tensors.items())
     logits = config.max_num_seqs * vocab_size * 4
     rope_bytes = rope_plan.max_positions * rope_dim * 4
     workspace = config.max_step_tokens * activation_width * dtype.itemsize + logits + rope_bytes
@@ -84,7 +85,7 @@ def plan(
         ("context", config.max_num_seqs * (num_pages_of(longest) + 1) + pinned),
     )
     limit_by, num_pages = min(bounds, key=lambda bound: bound[1])
-    spare = num_pages - pinned - 1
+    spare = num_pages - pinned - 1  # the system prompt's pages may be shared, or not
     window_pages = min(window_pages, max(spare, 0))
     reach = rope_plan.max_positions if window_pages else spare * PAGE_SIZE
     result = EnginePlan(
@@ -97,30 +98,48 @@ def plan(
         limit_by=limit_by,
         max_model_len=min(rope_plan.max_positions, reach),
         window_pages=window_pages,
+        pinned_pages=pinned,
         bounds=tuple((name, pages) for name, pages in bounds if pages < 1 << 30),
     )
-    if spare < (pinned + 2 if config.window_tokens else 1):
+    _check(result, config, spare, pinned)
+    return result
+
+
+def _check(result: EnginePlan, config: EngineConfig, spare: int, pinned: int) -> None:
+    """Raises ResourceError unless a conversation fits behind the system prompt."""
+    num_pinned_tokens = len(config.pinned_prefix_ids)
+    kept = max(1, pinned)  # by the rolling window; two more make it roll
+    if spare < (kept + 2 if config.window_tokens else 1):
         raise ResourceError(
             f"the model does not fit. What it needs:\n{result}\n"
             "Free memory, raise engine.memory_fraction or model.kv_cache_max_page, "
             "or choose a smaller model."
         )
-    return result
+    if num_pinned_tokens >= result.max_model_len:
+        raise ResourceError(
+            f"the profile's system prompt takes {num_pinned_tokens} tokens, but only "
+            f"{result.max_model_len} fit:\n{result}\n"
+            "Shorten text.system_prompt, or raise what limits the pages or context.max_tokens."
+        )
+    if config.window_tokens and result.max_model_len < (kept + 2) * PAGE_SIZE:
+        raise ResourceError(
+            f"a rolling window behind a system prompt of {num_pinned_tokens} tokens needs a "
+            f"context of {(kept + 2) * PAGE_SIZE} tokens, but it is {result.max_model_len}: "
+            "raise context.max_tokens or drop context.window_tokens."
+        )
 
 
-def _loaded_bytes(stored: str, num_bytes: int, dtype: torch.dtype) -> int:
-    """Floating-point weights are kept in the activations' type; AWQ's scales stay as they are."""
-    if stored in ("F32", "F64"):
-        return num_bytes * dtype.itemsize // (8 if stored == "F64" else 4)
-    if stored in ("F16", "BF16"):
-        return num_bytes * dtype.itemsize // 2
-    return num_bytes
+def _loaded_bytes(name: str, info: TensorInfo, dtype: torch.dtype) -> int:
+    """Floating-point weights are kept in the activations' type; scales stay as they are."""
+    if name.endswith(".scales") or info.dtype not in ("F64", "F32", "F16", "BF16"):
+        return info.num_bytes
+    return math.prod(info.shape) * dtype.itemsize
 
 
 def _total(config: EngineConfig, device: torch.device) -> tuple[int, str]:
     if config.memory_limit_bytes:
         return config.memory_limit_bytes, "engine.memory_limit_bytes"
-    if device.type == "cuda":
+    if device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated:
         free, size = torch.cuda.mem_get_info(device)
         share = int(size * config.memory_fraction)
         if free < share:
@@ -137,17 +156,15 @@ def _total(config: EngineConfig, device: torch.device) -> tuple[int, str]:
 def _cgroup_free() -> int | None:
     """What this process's cgroup (v2) and its parents still allow; None without a limit."""
     try:
-        line = next(
-            line for line in Path("/proc/self/cgroup").read_text().splitlines()
-            if line.startswith("0::")
-        )  # fmt: skip
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("0::"))
     except (OSError, StopIteration):
         return None
     folder, left = _CGROUP / line[3:].lstrip("/"), None
     while folder.is_relative_to(_CGROUP):
         try:
             limit = (folder / "memory.max").read_text().strip()
-            used = int((folder / "memory.current").read_text())
+            used = int((folder / "memory.current").read_text()) - _page_cache(folder)
         except (OSError, ValueError):
             limit, used = "max", 0
         if limit != "max":
@@ -155,6 +172,15 @@ def _cgroup_free() -> int | None:
             left = free if left is None else min(left, free)
         folder = folder.parent
     return left
+
+
+def _page_cache(cgroup: Path) -> int:
+    """Bytes of files read before that the kernel drops when memory is short."""
+    for line in (cgroup / "memory.stat").read_text().splitlines():
+        name, _, size = line.partition(" ")
+        if name == "inactive_file":
+            return int(size)
+    return 0
 
 
 def _gib(size: int) -> str:

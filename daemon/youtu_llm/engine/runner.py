@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from youtu_llm.engine import batch
+from youtu_llm.engine.graphs import DecodeGraphs
 from youtu_llm.engine.kv_cache import KVCache
 from youtu_llm.engine.models.spec import Model
 from youtu_llm.engine.sampler import Sampler
@@ -17,6 +18,15 @@ class Runner:
         self.model = model
         self.cache = cache
         self.sampler = Sampler()
+        self._graphs: DecodeGraphs | None = None
+
+    def capture(self, *, max_num_seqs: int, max_pages: int) -> None:
+        """Record the decode steps, if the backend can; `max_pages` of a sequence."""
+        if self.model.ops.can_capture:
+            torch.cuda.empty_cache()  # of what loading left over
+            self._graphs = DecodeGraphs(
+                self.model, self.cache, max_num_seqs=max_num_seqs, max_pages=max_pages
+            )
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> dict[Sequence, int]:
@@ -29,6 +39,10 @@ class Runner:
             self.cache.ensure(seq.pages)
         for source, target in plan.copies:
             self.cache.copy(source, target)
+        if self._graphs and _is_decode(plan) and len(plan.chunks) <= self._graphs.max_rows:
+            sequences = list(plan.chunks)
+            logits, best = self._graphs.run(sequences)
+            return dict(zip(sequences, self.sampler.sample(logits, sequences, best), strict=True))
         logits = self.model.forward(batch.build(plan, self.cache.device), self.cache)
         ready = [
             seq for seq, length in plan.chunks.items() if length == seq.num_uncomputed
@@ -36,3 +50,7 @@ class Runner:
         if not ready:
             return {}
         return dict(zip(ready, self.sampler.sample(logits, ready), strict=True))
+
+
+def _is_decode(plan: Plan) -> bool:
+    return all(length == 1 == seq.num_uncomputed for seq, length in plan.chunks.items())

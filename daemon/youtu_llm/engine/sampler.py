@@ -10,6 +10,7 @@ from torch import Tensor
 from youtu_llm.engine.sequence import Sequence
 from youtu_llm.protocol import SamplingParams
 
+NOT_A_TOKEN = -1  # sampled where the logits are no numbers
 _MASK64 = (1 << 64) - 1
 
 
@@ -26,22 +27,39 @@ class Sampler:
             weakref.WeakKeyDictionary()
         )
 
-    def sample(self, logits: Tensor, sequences: list[Sequence]) -> list[int]:
-        """logits [R, vocab] float32, a row for each sequence -> R token ids."""
+    def sample(
+        self, logits: Tensor, sequences: list[Sequence], best: Tensor | None = None
+    ) -> list[int]:
+        """logits [R, vocab] float32, a row for each sequence -> R token ids.
+
+        `best` [R] holds what ops.argmax says of them, if it is known. Reading the result is the
+        only time that the host waits for the device.
+        """
         for row, seq in zip(logits, sequences, strict=True):
             if seq.params.repetition_penalty != 1.0:
                 _penalise(row, self._seen_mask(seq, row), seq.params.repetition_penalty)
-        greedy = logits.argmax(-1).tolist()
-        return [
-            token if seq.params.temperature == 0.0 else _draw(row, seq)
-            for row, token, seq in zip(logits, greedy, sequences, strict=True)
-        ]
+                best = None
+        if best is not None and not any(seq.params.temperature for seq in sequences):
+            known: list[int] = best.tolist()
+            return known
+        if best is None:
+            best = logits.argmax(-1)
+        if any(seq.params.temperature for seq in sequences):
+            drawn = [
+                token if seq.params.temperature == 0.0 else _draw(row, seq)
+                for row, token, seq in zip(logits, best, sequences, strict=True)
+            ]
+            best = torch.stack(drawn)
+        finite = logits.amax(-1).isfinite()  # a NaN would make every answer nonsense, silently
+        ids: list[int] = torch.where(finite, best, NOT_A_TOKEN).tolist()
+        return ids
 
     def _seen_mask(self, seq: Sequence, row: Tensor) -> Tensor:
         known, mask = self._seen.get(seq) or (0, torch.zeros_like(row, dtype=torch.bool))
-        known = min(known, len(seq.token_ids))  # a rebase shortens the text
-        mask[torch.tensor(seq.token_ids[known:], dtype=torch.int64, device=row.device)] = True
-        self._seen[seq] = (len(seq.token_ids), mask)
+        count = seq.num_prompt + seq.num_generated  # grows even when a rebase shortens the text
+        new = seq.token_ids[-(count - known) :] if count > known else []
+        mask[torch.tensor(new, dtype=torch.int64, device=row.device)] = True
+        self._seen[seq] = (count, mask)
         return mask
 
 
@@ -50,10 +68,10 @@ def _penalise(row: Tensor, seen: Tensor, penalty: float) -> None:
     torch.where(seen, torch.where(row > 0, row / penalty, row * penalty), row, out=row)
 
 
-def _draw(row: Tensor, seq: Sequence) -> int:
-    """One draw from row [vocab] by inverting the cumulative distribution."""
+def _draw(row: Tensor, seq: Sequence) -> Tensor:
+    """One draw from row [vocab] by inverting the cumulative distribution. -> id, no dimensions"""
     params = seq.params
-    row = row / params.temperature
+    row = (row - row.max()) / params.temperature  # at most 0: the least temperature is greedy
     ids: Tensor | None = None
     if params.top_k:
         row, ids = row.topk(min(params.top_k, row.shape[0]))  # sorted
@@ -66,9 +84,11 @@ def _draw(row: Tensor, seq: Sequence) -> int:
         probs = probs * (probs >= params.min_p * probs.max())
     cumulative = probs.double().cumsum(-1)
     point = _uniform(params, seq.num_prompt + seq.num_generated) * cumulative[-1]
-    index = int(torch.searchsorted(cumulative, point, right=True))
-    index = min(index, int(probs.nonzero()[-1]))  # rounding at the very end
-    return index if ids is None else int(ids[index])
+    index = torch.searchsorted(cumulative, point[None], right=True)
+    places = torch.arange(len(probs), device=row.device)
+    last = (places * (probs > 0)).amax()  # rounding at the very end may point beyond it
+    index = torch.minimum(index, last)
+    return index[0] if ids is None else ids.gather(0, index)[0]
 
 
 def _uniform(params: SamplingParams, position: int) -> float:

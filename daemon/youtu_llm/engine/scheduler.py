@@ -3,7 +3,8 @@
 There is no prefill mode and no decode mode: each sequence has tokens that the cache must catch
 up with, under one token budget a step. Sequences with one token left (decodes) go first, then
 chunks of prompts in order of arrival. When pages run out, the newest sequence is preempted: it
-gives its pages back and is computed again later.
+gives its pages back and is computed again later. Priority comes before arrival in all of this,
+and a waiting sequence takes the place of a running one of lower priority.
 
 The rolling window forgets whole pages: a token in page `a` sees the kept pages at the start and
 the newest ones up to `a`, `window_pages` together. What a token sees depends on its position
@@ -99,7 +100,7 @@ class Scheduler:
             common += 1
         seq.num_kept_pages = max(1, min(num_pages(common), self.limits.window_pages - 1))
         self._sequences[seq.id] = seq
-        self.waiting.append(seq)
+        self._wait(seq, ahead_of_equals=False)
 
     def abort(self, id: str) -> Sequence | None:
         """End a sequence now; its pages are free when this returns."""
@@ -112,20 +113,36 @@ class Scheduler:
 
     def plan(self) -> Plan:
         plan = Plan()
-        for seq in sorted(self.running, key=lambda s: s.num_uncomputed > 1):
+        for seq in sorted(self.running, key=lambda s: (s.num_uncomputed > 1, -s.priority)):
             if plan.num_tokens >= self.limits.max_step_tokens:
                 break
             if seq in self.running:  # an earlier one may have preempted it
                 self._schedule(seq, plan)
-        while (
-            self.waiting
-            and len(self.running) < self.limits.max_num_seqs
-            and plan.num_tokens < self.limits.max_step_tokens
-        ):
-            if not self._admit(self.waiting[0]):
+        while self.waiting and plan.num_tokens < self.limits.max_step_tokens:
+            first = self.waiting[0]
+            if len(self.running) < self.limits.max_num_seqs and self._admit(first):
+                self._schedule(first, plan)
+                continue
+            last = self._least()
+            if last is None or last.priority >= first.priority:
                 break
-            self._schedule(self.running[-1], plan)
+            self._preempt(last, plan)  # behind `first`, with what it computed still known
         return plan
+
+    def _least(self) -> Sequence | None:
+        """Who gives way: the newest of the lowest priority that runs."""
+        return min(reversed(self.running), key=lambda s: s.priority, default=None)
+
+    def _wait(self, seq: Sequence, *, ahead_of_equals: bool) -> None:
+        """Into the queue, which is in order of priority, then of arrival."""
+        at = 0
+        for other in self.waiting:
+            if other.priority < seq.priority:
+                break
+            if other.priority == seq.priority and ahead_of_equals:
+                break
+            at += 1
+        self.waiting.insert(at, seq)
 
     def _schedule(self, seq: Sequence, plan: Plan) -> None:
         """Give `seq` its share of the step, preempting newer sequences for pages."""
@@ -142,9 +159,10 @@ class Scheduler:
             try:
                 seq.pages.append(self.pool.allocate())
             except OutOfPages:
-                newest = self.running[-1]
-                self._preempt(newest, plan)
-                if newest is seq:
+                last = self._least()
+                assert last is not None  # `seq` runs
+                self._preempt(last, plan)
+                if last is seq:
                     return
         plan.chunks[seq] = length
 
@@ -212,7 +230,7 @@ class Scheduler:
         plan.chunks.pop(seq, None)
         self.running.remove(seq)
         self._give_back_pages(seq)
-        self.waiting.appendleft(seq)
+        self._wait(seq, ahead_of_equals=True)
         self.num_preempted += 1
 
     # --- commit

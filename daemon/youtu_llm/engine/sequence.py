@@ -15,9 +15,16 @@ class Sequence:
     """
 
     def __init__(
-        self, id: str, prompt_ids: Iterable[int], params: SamplingParams, *, arrival_s: float
+        self,
+        id: str,
+        prompt_ids: Iterable[int],
+        params: SamplingParams,
+        *,
+        arrival_s: float,
+        priority: int = 0,
     ) -> None:
         self.id = id
+        self.priority = priority
         self.params = params
         self.token_ids = list(prompt_ids)
         self.num_prompt = len(self.token_ids)

@@ -61,6 +61,7 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._reader = protocol.FrameReader()
+        self.unread: list[protocol.ToEngine] = []  # received, but left for the next `receive`
 
     def send(self, message: FromEngine) -> None:
         try:
@@ -70,6 +71,9 @@ class Link:
 
     def receive(self, timeout_s: float) -> list[protocol.ToEngine]:
         """What has arrived; waits up to `timeout_s` for the first byte."""
+        if self.unread:
+            messages, self.unread = self.unread, []
+            return messages
         if not select.select([self._socket], [], [], timeout_s)[0]:
             return []
         try:
@@ -118,7 +122,8 @@ class Worker:
 
     def _wait_for_config(self) -> EngineConfig:
         while True:
-            for message in self._link.receive(60.0):
+            messages = self._link.receive(60.0)
+            for i, message in enumerate(messages):
                 if isinstance(message, Shutdown):
                     raise Disconnected
                 if not isinstance(message, Configure):
@@ -128,6 +133,7 @@ class Worker:
                         f"the daemon speaks protocol {message.protocol_version}, this engine "
                         f"{protocol.PROTOCOL_VERSION}: install the same version of both"
                     )
+                self._link.unread = messages[i + 1 :]
                 return message.config
 
     def _load(self, config: EngineConfig) -> Core:
@@ -199,9 +205,11 @@ class Worker:
     def _handle(self, core: Core, message: protocol.ToEngine) -> list[Output]:
         output: Output | None = None
         if isinstance(message, Add):
-            output = core.add(message.id, message.prompt_ids, message.params)
+            output = core.add(message.id, message.prompt_ids, message.params, message.priority)
         elif isinstance(message, Abort):
             output = core.abort(message.id)
+        elif isinstance(message, Configure):
+            raise ValueError("this engine is configured; another configuration needs another one")
         elif isinstance(message, Pin):
             core.pin(message.prompt_ids)
         return [output] if output else []

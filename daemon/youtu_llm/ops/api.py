@@ -144,6 +144,7 @@ class Ops(abc.ABC):
     name: str
     device: torch.device
     dtype: torch.dtype  # of activations
+    can_capture: bool = False  # a step of single rows needs nothing from the host
 
     @abc.abstractmethod
     def prepare_linear(self, weight: Weight) -> Linear:
@@ -237,3 +238,46 @@ class Ops(abc.ABC):
         q [T, H, nope + rope]; kv_b maps the latent to [H, nope + v_dim] -> [T, H * v_dim].
         A backend may use the absorbed or the expanded form, sequence by sequence.
         """
+
+    # --- several of the above in one: what a backend may fuse
+
+    def norm_linear(
+        self, x: Tensor, delta: Tensor | None, norm: Tensor, eps: float, w: Linear
+    ) -> tuple[Tensor, Tensor]:
+        """-> (x + delta, linear(rms_norm(x + delta), w)); x may be changed in place."""
+        if delta is None:
+            return x, self.linear(self.rms_norm(x, norm, eps), w)
+        return x, self.linear(self.add_rms_norm(x, delta, norm, eps), w)
+
+    def norm_gated(
+        self, x: Tensor, delta: Tensor | None, norm: Tensor, eps: float, gate_up: Linear
+    ) -> tuple[Tensor, Tensor]:
+        """-> (x + delta, silu_mul of norm_linear's); x may be changed in place."""
+        x, y = self.norm_linear(x, delta, norm, eps, gate_up)
+        return x, self.silu_mul(y)
+
+    def mla(
+        self,
+        q: Tensor,
+        latent: Tensor,
+        norm: Tensor,
+        eps: float,
+        rope: Rope,
+        kv_b: Linear,
+        batch: Batch,
+        cache: CacheStorage,
+        layer: int,
+        v_dim: int,
+        scale: float,
+    ) -> Tensor:
+        """`mla_rope_cache` and `mla_attention`, with the latent's norm before them."""
+        rank = latent.shape[1] - rope.dim
+        normed = self.rms_norm(latent[:, :rank], norm, eps)
+        latent = torch.cat([normed, latent[:, rank:]], dim=1)
+        q = self.mla_rope_cache(q, latent, rope, batch, cache, layer)
+        return self.mla_attention(q, kv_b, batch, cache, layer, v_dim, scale)
+
+    def argmax(self, logits: Tensor) -> Tensor:
+        """[R, vocab] -> [R] int64, the first of equals; -1 where the largest is not finite."""
+        largest, ids = logits.max(-1)
+        return torch.where(largest.isfinite(), ids, -1)

@@ -16,6 +16,7 @@ from youtu_llm.errors import ModelError, ResourceError
 ABI = 3
 SYSTEM_DIR = Path("/usr/lib/youtu")
 FLOAT32, FLOAT16 = 0, 1
+FEW_ROWS = 32
 
 
 class Step(ctypes.Structure):
@@ -70,7 +71,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         _I,
         (_P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _I, _L, _F, _P),
     ),
-    "youtu_int4_dequantize": (_I, (_P, _P, _I, _I, _I, _I, _I, _P)),
+    "youtu_int4_gated": (_I, (_P, _P, _P, _P, _I, _I, _I, _I, _L, _P)),
     "youtu_argmax": (_I, (_P, _P, _I, _I, _P)),
     "youtu_mla_norm_rope_cache": (
         _I,
@@ -83,10 +84,10 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "youtu_cache_gather": (_I, (_P, _STEP, _I, _I, _I, _P)),
 }
 _ONLY = {
-    "cpu": {"youtu_read_memory"},
+    "cpu": {"youtu_read_memory", "youtu_dense_linear"},
     "cuda": {
         "youtu_int4_norm_linear",
-        "youtu_int4_dequantize",
+        "youtu_int4_gated",
         "youtu_argmax",
         "youtu_mla_norm_rope_cache",
         "youtu_mla_decode",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 from youtu_llm.engine.models.spec import Model, ModelConfig
-from youtu_llm.ops.api import Batch, CacheStorage, Ops, Rope
+from youtu_llm.ops.api import Batch, CacheStorage, Linear, Ops, Rope
 
 if TYPE_CHECKING:
     from youtu_llm.engine.loader import Weights
@@ -32,47 +32,38 @@ class GQAttention:
         hidden = config.int("hidden_size")
         self.num_heads, self.num_kv_heads, self.head_dim = head_shape(config)
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        self.qkv = weights.fused_linear(
+        self.input = weights.fused_linear(
             ("q_proj", "k_proj", "v_proj"), hidden, (q, kv, kv), bias=qkv_bias
         )
         self.out = weights.linear(out_name, q, hidden, bias=out_bias)
         self.ops, self.rope, self.layer = ops, rope, layer
         self.scale = self.head_dim**-0.5
 
-    def forward(self, x: Tensor, batch: Batch, cache: CacheStorage) -> Tensor:
-        qkv = self.ops.linear(x, self.qkv)  # [T, (H + 2 G) * D]
+    def forward(self, qkv: Tensor, batch: Batch, cache: CacheStorage) -> Tensor:
+        """[T, (H + 2 G) * D] -> [T, hidden]"""
         q = self.ops.rope_cache(qkv, self.head_dim, self.rope, batch, cache, self.layer)
         mixed = self.ops.gqa_attention(q, batch, cache, self.layer, self.scale)  # [T, H * D]
         return self.ops.linear(mixed, self.out)
 
 
-class GatedMLP:
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
-
-    def __init__(self, config: ModelConfig, weights: Weights, ops: Ops) -> None:
-        hidden, inner = config.int("hidden_size"), config.int("intermediate_size")
-        self.gate_up = weights.fused_linear(("gate_proj", "up_proj"), hidden, (inner, inner))
-        self.down = weights.linear("down_proj", inner, hidden)
-        self.ops = ops
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.ops.linear(self.ops.silu_mul(self.ops.linear(x, self.gate_up)), self.down)
-
-
 class Attention(Protocol):
-    def forward(self, x: Tensor, batch: Batch, cache: CacheStorage) -> Tensor:
-        """[T, hidden] -> [T, hidden]; writes this step's cache entries."""
+    input: Linear  # from the normalised residual to what `forward` takes
+
+    def forward(self, projected: Tensor, batch: Batch, cache: CacheStorage) -> Tensor:
+        """-> [T, hidden]; writes this step's cache entries."""
 
 
 class DecoderLayer:
-    def __init__(
-        self, config: ModelConfig, weights: Weights, ops: Ops, attention: Attention
-    ) -> None:
-        hidden = config.int("hidden_size")
+    """Attention, then down(silu(gate(x)) * up(x)) (Shazeer 2020), each after a norm."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, attention: Attention) -> None:
+        hidden, inner = config.int("hidden_size"), config.int("intermediate_size")
         self.input_norm = weights.tensor("input_layernorm.weight", hidden)
         self.attention = attention
         self.post_norm = weights.tensor("post_attention_layernorm.weight", hidden)
-        self.mlp = GatedMLP(config, weights.under("mlp"), ops)
+        mlp = weights.under("mlp")
+        self.gate_up = mlp.fused_linear(("gate_proj", "up_proj"), hidden, (inner, inner))
+        self.down = mlp.linear("down_proj", inner, hidden)
 
 
 class Decoder(Model):
@@ -88,9 +79,9 @@ class Decoder(Model):
         for i in range(config.int("num_hidden_layers")):
             inner = weights.under(f"model.layers.{i}")
             attention = self.make_attention(config, inner.under("self_attn"), ops, rope, i)
-            self.layers.append(DecoderLayer(config, inner, ops, attention))
+            self.layers.append(DecoderLayer(config, inner, attention))
         self.norm = weights.tensor("model.norm.weight", hidden)
-        tied = config.bool("tie_word_embeddings", False)
+        tied = config.bool("tie_word_embeddings", not weights.has("lm_head.weight"))
         self.head = self.embedding if tied else weights.embedding("lm_head", vocab, hidden)
 
     @abc.abstractmethod
@@ -106,15 +97,17 @@ class Decoder(Model):
     def forward(self, batch: Batch, cache: CacheStorage) -> Tensor:
         ops = self.ops
         x = ops.embed(batch.token_ids, self.embedding)  # [T, hidden], the residual stream
-        h = ops.rms_norm(x, self.layers[0].input_norm, self.eps)
-        next_norms = [*(layer.input_norm for layer in self.layers[1:]), self.norm]
-        for layer, next_norm in zip(self.layers, next_norms, strict=True):
-            out = layer.attention.forward(h, batch, cache)
-            h = ops.add_rms_norm(x, out, layer.post_norm, self.eps)
-            h = ops.add_rms_norm(x, layer.mlp.forward(h), next_norm, self.eps)
+        delta: Tensor | None = None  # what a block adds to it, left to the next one's norm
+        for layer in self.layers:
+            attention = layer.attention
+            x, h = ops.norm_linear(x, delta, layer.input_norm, self.eps, attention.input)
+            delta = attention.forward(h, batch, cache)
+            x, h = ops.norm_gated(x, delta, layer.post_norm, self.eps, layer.gate_up)
+            delta = ops.linear(h, layer.down)
+        assert delta is not None
         if batch.logit_rows is not None:
-            h = h[batch.logit_rows]  # [R, hidden]
-        return ops.logits(h, self.head)
+            x, delta = x[batch.logit_rows], delta[batch.logit_rows]  # [R, hidden]
+        return ops.logits(ops.add_rms_norm(x, delta, self.norm, self.eps), self.head)
 
 
 def head_shape(config: ModelConfig) -> tuple[int, int, int]:

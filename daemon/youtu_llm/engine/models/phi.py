@@ -79,7 +79,8 @@ class Phi(Model):
         for layer in self.layers:
             h = ops.layer_norm(x, layer.norm, layer.norm_bias, self.eps)
             inner = ops.gelu_tanh(ops.linear(h, layer.up))  # [T, inner]
-            x = x + layer.attention.forward(h, batch, cache) + ops.linear(inner, layer.down)
+            qkv = ops.linear(h, layer.attention.input)
+            x = x + layer.attention.forward(qkv, batch, cache) + ops.linear(inner, layer.down)
         if batch.logit_rows is not None:
             x = x[batch.logit_rows]  # [R, hidden]
         return ops.logits(ops.layer_norm(x, self.norm, self.norm_bias, self.eps), self.head)

@@ -37,8 +37,12 @@ def plan(
 
     Raises ModelError when `max_tokens` needs the flag.
     """
-    parameters = config.rope_parameters
-    native = _native_context(config, parameters)
+    parameters = _parameters(config)
+    native = config.int("max_position_embeddings")
+    kind = _kind(parameters)
+    if kind in ("yarn", "linear") and "original_max_position_embeddings" in parameters:
+        stretched = parameters["original_max_position_embeddings"] * _factor(parameters)
+        native = max(native, int(stretched))
     if not long_context:
         if max_tokens > native:
             raise ModelError(
@@ -47,6 +51,10 @@ def plan(
             )
         return RopePlan(parameters, native, max_tokens or native)
 
+    if kind == "dynamic":
+        extension = Extension("dynamic", _factor(parameters))
+    elif kind != "default" and _factor(parameters) > 1:
+        extension = Extension("", 1.0)  # it was trained with its scaling: that stays
     reach = int(native * extension.max_factor)
     wanted = min(max_tokens or reach, reach)
     notes, warnings = [], []
@@ -56,15 +64,13 @@ def plan(
         notes.append(f"long context: {wanted} tokens need no scaling, the model reaches {native}")
         return RopePlan(parameters, native, wanted, tuple(notes), tuple(warnings))
     factor = wanted / native
-    if extension.method == "yarn":
+    if extension.method != "dynamic":
         parameters = {
-            "rope_type": "yarn",
+            "rope_type": extension.method,
             "rope_theta": parameters["rope_theta"],
             "factor": factor,
             "original_max_position_embeddings": native,
         }
-    else:
-        parameters = {"rope_type": "ntk", "rope_theta": parameters["rope_theta"], "factor": factor}
     notes.append(f"long context: {extension.method} by {factor:g}, {native} -> {wanted} tokens")
     if extension.warn:
         warnings.append(f"context stretched by {factor:g} beyond training; expect weaker answers")
@@ -86,11 +92,8 @@ def frequencies_of(
     parameters: dict[str, Any], dim: int, max_positions: int
 ) -> tuple[Tensor, float]:
     """Inverse frequencies [dim / 2] and the factor on cos and sin. Refuses unknown types."""
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    if "rope_theta" not in parameters:
-        raise ModelError("the model's config names no rope_theta")
+    kind, factor = _kind(parameters), _factor(parameters)
     theta = float(parameters["rope_theta"])
-    factor = float(parameters.get("factor") or 1.0)
     plain = _inverse_frequencies(theta, dim)
     if kind == "default":
         return plain, 1.0
@@ -98,9 +101,9 @@ def frequencies_of(
         return plain / factor, 1.0
     if kind == "ntk":
         return _inverse_frequencies(theta * factor ** (dim / (dim - 2)), dim), 1.0
-    if kind == "dynamic":  # at-load: the base that the longest context would get
-        original = int(parameters.get("original_max_position_embeddings") or max_positions / factor)
-        stretch = factor * max_positions / original - (factor - 1)
+    if kind == "dynamic":  # at-load: the base that the longest context gets
+        original = parameters["original_max_position_embeddings"]
+        stretch = max(1.0, factor * max_positions / original - (factor - 1))
         return _inverse_frequencies(theta * stretch ** (dim / (dim - 2)), dim), 1.0
     if kind == "yarn":
         return _yarn(plain, parameters, theta, factor)
@@ -118,19 +121,36 @@ def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
 
 def mla_softmax_factor(parameters: dict[str, Any]) -> float:
     """DeepSeek's MLA multiplies the softmax scale by mscale_all_dim's temperature, squared."""
-    kind = parameters.get("rope_type") or parameters.get("type")
     mscale = float(parameters.get("mscale_all_dim") or 0.0)
-    if kind != "yarn" or not mscale:
+    if _kind(parameters) != "yarn" or not mscale:
         return 1.0
-    return yarn_mscale(float(parameters.get("factor") or 1.0), mscale) ** 2
+    return yarn_mscale(_factor(parameters), mscale) ** 2
 
 
-def _native_context(config: ModelConfig, parameters: dict[str, Any]) -> int:
-    native = config.int("max_position_embeddings")
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    if kind in ("linear", "dynamic") and "original_max_position_embeddings" in parameters:
-        return int(parameters["original_max_position_embeddings"] * parameters["factor"])
-    return native
+def _parameters(config: ModelConfig) -> dict[str, Any]:
+    """The config's rope block, with what it leaves to convention filled in."""
+    parameters = config.rope_parameters
+    theta = parameters.get("rope_theta") or _CONVENTIONAL_THETA.get(config.architecture)
+    if not theta:
+        raise ModelError(f"{config.source} names no rope_theta, and nothing else tells it")
+    parameters = {**parameters, "rope_theta": float(theta)}
+    if _kind(parameters) == "dynamic":
+        parameters.setdefault(
+            "original_max_position_embeddings", config.int("max_position_embeddings")
+        )
+    return parameters
+
+
+# Configs older than the key itself.
+_CONVENTIONAL_THETA = {"LlamaForCausalLM": 10_000.0, "PhiForCausalLM": 10_000.0}
+
+
+def _kind(parameters: dict[str, Any]) -> str:
+    return str(parameters.get("rope_type") or parameters.get("type") or "default")
+
+
+def _factor(parameters: dict[str, Any]) -> float:
+    return float(parameters.get("factor") or 1.0)
 
 
 def _inverse_frequencies(theta: float, dim: int) -> Tensor:

@@ -93,6 +93,7 @@ class Model(abc.ABC):
     """One architecture: built from config and weights, then called once a step."""
 
     extension: ClassVar[Extension] = Extension("", 1.0)
+    ops: Ops
 
     @abc.abstractmethod
     def __init__(self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from youtu_llm.engine.models import rope as rope_module
@@ -27,33 +26,40 @@ class MLAttention:
     ) -> None:
         hidden, eps = config.int("hidden_size"), config.float("rms_norm_eps")
         heads, q_rank = config.int("num_attention_heads"), config.int("q_lora_rank")
-        self.rank, self.v_dim = config.int("kv_lora_rank"), config.int("v_head_dim")
+        rank, self.v_dim = config.int("kv_lora_rank"), config.int("v_head_dim")
         self.head_dim = config.int("qk_nope_head_dim") + rope.dim
         self.q_rank, self.num_heads, self.eps = q_rank, heads, eps
-        self.down = weights.fused_linear(
-            ("q_a_proj", "kv_a_proj_with_mqa"), hidden, (q_rank, self.rank + rope.dim)
+        self.input = weights.fused_linear(
+            ("q_a_proj", "kv_a_proj_with_mqa"), hidden, (q_rank, rank + rope.dim)
         )
         self.q_norm = weights.tensor("q_a_layernorm.weight", q_rank)
         self.q_b = weights.linear("q_b_proj", q_rank, heads * self.head_dim)
-        self.kv_norm = weights.tensor("kv_a_layernorm.weight", self.rank)
+        self.kv_norm = weights.tensor("kv_a_layernorm.weight", rank)
         kv_b_out = heads * (config.int("qk_nope_head_dim") + self.v_dim)
-        self.kv_b = weights.linear("kv_b_proj", self.rank, kv_b_out)
+        self.kv_b = weights.linear("kv_b_proj", rank, kv_b_out)
         self.out = weights.linear("o_proj", heads * self.v_dim, hidden)
         self.ops, self.rope, self.layer = ops, rope, layer
         self.scale = self.head_dim**-0.5
         self.scale *= rope_module.mla_softmax_factor(config.rope_parameters)
 
-    def forward(self, x: Tensor, batch: Batch, cache: CacheStorage) -> Tensor:
+    def forward(self, down: Tensor, batch: Batch, cache: CacheStorage) -> Tensor:
+        """[T, q_rank + rank + rope] -> [T, hidden]"""
         ops = self.ops
-        down = ops.linear(x, self.down)  # [T, q_rank + rank + rope]
-        q = ops.rms_norm(down[:, : self.q_rank], self.q_norm, self.eps)
-        q = ops.linear(q, self.q_b).view(-1, self.num_heads, self.head_dim)  # [T, H, nope + rope]
-        latent = down[:, self.q_rank :]  # [T, rank + rope]
-        normed = ops.rms_norm(latent[:, : self.rank], self.kv_norm, self.eps)
-        latent = torch.cat([normed, latent[:, self.rank :]], dim=1)
-        q = ops.mla_rope_cache(q, latent, self.rope, batch, cache, self.layer)
-        mixed = ops.mla_attention(
-            q, self.kv_b, batch, cache, self.layer, self.v_dim, self.scale
+        q_down, latent = down[:, : self.q_rank], down[:, self.q_rank :]
+        _, q = ops.norm_linear(q_down, None, self.q_norm, self.eps, self.q_b)
+        q = q.view(-1, self.num_heads, self.head_dim)  # [T, H, nope + rope]
+        mixed = ops.mla(
+            q,
+            latent,
+            self.kv_norm,
+            self.eps,
+            self.rope,
+            self.kv_b,
+            batch,
+            cache,
+            self.layer,
+            self.v_dim,
+            self.scale,
         )  # [T, H * v]
         return ops.linear(mixed, self.out)
 

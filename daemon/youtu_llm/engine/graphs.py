@@ -1,0 +1,116 @@
+"""Decode steps as captured CUDA graphs: one launch instead of hundreds.
+
+A graph is recorded once for each batch size and reads where it is told to: token ids, positions,
+slots, lengths and page tables are device data, brought over by one copy a step. Its rows beyond
+the sequences at hand have no slot and no context: they write nothing and attend to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from youtu_llm.engine.models.spec import Model
+from youtu_llm.engine.sequence import Sequence
+from youtu_llm.ops.api import PAGE_SIZE, Batch, CacheStorage
+
+SIZES = (1, 2, 4, 8)
+
+
+class _Inputs:
+    """A step's arguments in one pinned buffer and their copy on the device."""
+
+    def __init__(self, rows: int, table_width: int, device: torch.device) -> None:
+        # In int32: token ids, positions and slots are int64, then lengths and tables.
+        size = 6 * rows + rows + rows * table_width
+        self._host = torch.zeros(size, dtype=torch.int32, pin_memory=True)
+        self._device = torch.zeros(size, dtype=torch.int32, device=device)
+        self._rows = rows
+        self.on_device = self._split(self._device)
+        # numpy writes lists into place in a microsecond.
+        self._ids, self._positions, self._slots, self._lengths, self._tables = (
+            part.numpy() for part in self._split(self._host)
+        )
+        self._pages: list[list[int]] = [[]] * rows  # what the rows of the tables hold
+
+    def _split(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        rows = self._rows
+        wide = flat[: 6 * rows].view(torch.int64).view(3, rows)
+        lengths, tables = flat[6 * rows : 7 * rows], flat[7 * rows :]
+        return wide[0], wide[1], wide[2], lengths, tables.view(rows, -1)
+
+    def set(self, sequences: list[Sequence]) -> None:
+        for row in range(self._rows):
+            if row >= len(sequences):
+                self._slots[row], self._lengths[row] = -1, 0
+                continue
+            seq = sequences[row]
+            position = seq.num_computed
+            self._ids[row] = seq.token_ids[position]
+            self._positions[row] = position
+            self._slots[row] = seq.page_of(position) * PAGE_SIZE + position % PAGE_SIZE
+            self._lengths[row] = seq.num_visible + 1
+            if seq.pages != self._pages[row]:
+                self._tables[row, : len(seq.pages)] = seq.pages
+                self._pages[row] = list(seq.pages)
+        # The copy of the step before is over: its token ids were read back.
+        self._device.copy_(self._host, non_blocking=True)
+
+
+class _Graph:
+    def __init__(
+        self, model: Model, cache: CacheStorage, rows: int, table_width: int, pool: Any
+    ) -> None:
+        device = model.ops.device
+        self.inputs = _Inputs(rows, table_width, device)
+        self.inputs.set([])
+        ids, positions, slots, lengths, tables = self.inputs.on_device
+        batch = Batch(
+            token_ids=ids,
+            positions=positions,
+            slots=slots,
+            query_start=torch.arange(rows + 1, dtype=torch.int32, device=device),
+            context_len=lengths,
+            page_table=tables,
+            query_lens=(1,) * rows,
+            context_lens=(1,) * rows,  # whatever is on the device: kernels look there
+        )
+        self.batch = batch  # its tensors must outlive the graph
+        model.ops.argmax(model.forward(batch, cache))  # what is set up at the first call
+        torch.cuda.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self.logits = model.forward(batch, cache)  # [rows, vocab]
+            self.best = model.ops.argmax(self.logits)  # [rows]
+
+    def run(self, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
+        self.inputs.set(sequences)
+        self._graph.replay()
+        return self.logits[: len(sequences)], self.best[: len(sequences)]
+
+
+class DecodeGraphs:
+    """The captured decode steps of a model whose operations can be captured."""
+
+    @torch.inference_mode()
+    def __init__(
+        self, model: Model, cache: CacheStorage, *, max_num_seqs: int, max_pages: int
+    ) -> None:
+        pool = torch.cuda.graph_pool_handle()
+        enough = next((size for size in SIZES if size >= max_num_seqs), SIZES[-1])
+        sizes = [size for size in SIZES if size <= enough]
+        # The largest first: the others fit into its memory.
+        self._graphs = {
+            size: _Graph(model, cache, size, max_pages, pool) for size in reversed(sizes)
+        }
+        self.max_rows = sizes[-1]
+
+    def run(self, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
+        """The next tokens of sequences that each have one token to catch up with.
+
+        -> (logits [n, vocab], ids of the largest [n]), valid until the next call.
+        """
+        size = next(size for size in SIZES if size >= len(sequences))
+        return self._graphs[size].run(sequences)
