@@ -65,5 +65,8 @@ test-system-clean: $(VENV)/ready models
 	scripts/packaging-tools clean
 	YOUTU_SYSTEM_ROOT=clean $(BIN)/python -m pytest tests/system/test_life.py -v --durations=0
 
+test-arm64: deb-arm64
+	YOUTU_ARM64=1 $(BIN)/python -m pytest tests/system/test_arm64.py -v -rP
+
 clean:
 	rm -rf $(VENV) build dist

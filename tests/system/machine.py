@@ -71,7 +71,7 @@ class Machine:
         self._binds = [f"{source}:{target}" for source, target in binds]
         self._console = root.parent / "console"
 
-    def boot(self) -> None:
+    def boot(self, timeout_s: float = 120) -> None:
         with self._console.open("wb") as console:
             self._process = subprocess.Popen(
                 [BOOT, self.root, self._name, *self._binds],
@@ -80,7 +80,7 @@ class Machine:
                 stderr=console,
                 start_new_session=True,
             )
-        until(self._is_up, "systemd is up")
+        until(self._is_up, "systemd is up", timeout_s)
         # The process that waits outside must not be in the cgroups that systemd rules.
         for procs in CGROUPS.glob(f"*/{self._name}/outside/cgroup.procs"):
             procs.write_text(str(self._process.pid))

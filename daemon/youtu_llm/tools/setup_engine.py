@@ -123,7 +123,7 @@ def look(pythons: Sequence[str]) -> Iterator[Found]:
 
 def probe(python: str) -> Found | None:
     # Not isolated: the engine inherits PYTHONPATH too, and with it the daemon's libraries.
-    command = [python, "-c", _PROBE, *OTHERS, "msgspec", "psutil"]
+    command = [python, "-B", "-c", _PROBE, *OTHERS, "msgspec", "psutil"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S)
         about = json.loads(done.stdout.splitlines()[-1])
