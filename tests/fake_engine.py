@@ -128,6 +128,7 @@ class FakeEngine:
             )
             sequence.queue_s = time.monotonic() - sequence.added_at
             self.running.append(sequence)
+            time.sleep(self.options.prefill_s)
         outputs = [self.advance(sequence) for sequence in list(self.running)]
         if outputs:
             time.sleep(self.options.step_s)
@@ -176,6 +177,7 @@ class FakeEngine:
             match message:
                 case protocol.Add():
                     self.waiting.append(Sequence.of(message, self.config))
+                    self.waiting.sort(key=lambda sequence: -sequence.add.priority)
                 case protocol.Abort():
                     self.abort(message.id)
                 case protocol.Shutdown():
@@ -203,8 +205,10 @@ class FakeEngine:
 
     def beat(self, phase: protocol.Phase) -> None:
         running, waiting = len(self.running), len(self.waiting)
+        admitted = [*self.running, *self.waiting][: self.config.max_num_seqs]
+        tokens = sum(1 if s.num_tokens else len(s.add.prompt_ids) for s in admitted)
         self.send(
-            Heartbeat(phase, running, waiting, running, pages=self.pages(), memory=self.memory())
+            Heartbeat(phase, running, waiting, tokens, pages=self.pages(), memory=self.memory())
         )
 
     def pages(self) -> PageStats:
@@ -240,6 +244,7 @@ def main() -> None:
     parser.add_argument("--at-pages", type=int, default=0, help="only at this kv_cache_max_page")
     parser.add_argument("--say", default="", help="printed at the start, and Fatal's message")
     parser.add_argument("--load-s", type=float, default=0.0)
+    parser.add_argument("--prefill-s", type=float, default=0.0)
     parser.add_argument("--step-s", type=float, default=0.002)
     parser.add_argument("--max-model-len", type=int, default=2048)
     die_with_parent()

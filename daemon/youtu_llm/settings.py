@@ -145,6 +145,18 @@ class BoundsSection(Section):
     request_time_s: float = Field(
         600.0, gt=0, le=86_400, description="A request that takes longer ends with what it has."
     )
+    repetition_tokens: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="An answer whose last so many tokens repeat one phrase ends. 0: never.",
+    )
+    max_celsius: int = Field(
+        0,
+        ge=0,
+        le=150,
+        description="With a part of the board hotter than this, one answer at a time. 0: no limit.",
+    )
 
 
 class TextSection(Section):

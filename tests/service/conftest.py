@@ -26,12 +26,13 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons of its own for a test: start(*engine_args, service={...})."""
+    """Starts daemons of its own for a test: start(*engine_args, service={...}). `deadline_s`
+    stands for all of the HTTP side's."""
     with ExitStack() as stack:
 
-        def starter(*engine_args: str, **config: Any) -> Daemon:
+        def starter(*engine_args: str, deadline_s: float | None = None, **config: Any) -> Daemon:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="youtu"))
-            daemon = Daemon(Path(folder), config, list(engine_args))
+            daemon = Daemon(Path(folder), config, list(engine_args), deadline_s)
             stack.callback(daemon.stop)
             return daemon
 

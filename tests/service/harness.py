@@ -30,7 +30,13 @@ def free_port() -> int:
 class Daemon:
     """`config` is config.yaml as a tree; `folder` must have a short path (Unix sockets)."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], engine_args: list[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        engine_args: list[str],
+        deadline_s: float | None = None,
+    ) -> None:
         self.folder = folder
         self.socket = folder / "y.sock"
         self.port = free_port()
@@ -43,6 +49,7 @@ class Daemon:
         self.config_file.write_text(json.dumps(tree))
         self.log = folder / "log"
         self._engine_args = engine_args
+        self._environ = {} if deadline_s is None else {"TEST_DEADLINE_S": str(deadline_s)}
         self.start()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(
@@ -54,7 +61,7 @@ class Daemon:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(RUN_DAEMON), str(self.config_file), *self._engine_args],
-                env=os.environ | {"PYTHONPATH": path},
+                env=os.environ | {"PYTHONPATH": path} | self._environ,
                 stderr=log,
             )
 

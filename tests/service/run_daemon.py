@@ -6,6 +6,7 @@ A model directory without a tokenizer gets the byte tokenizer.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from byte_tokenizer import ByteTokenizer
 
 from youtu_llm import config
 from youtu_llm.errors import YoutuError
-from youtu_llm.service import app
+from youtu_llm.service import app, board, guard
+from youtu_llm.service.api import routes, sse
 from youtu_llm.text.tokenizer import Tokenizer
 
 FAKE_ENGINE = Path(__file__).parents[1] / "fake_engine.py"
@@ -22,6 +24,9 @@ FAKE_ENGINE = Path(__file__).parents[1] / "fake_engine.py"
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     path, *engine_args = sys.argv[1:]
+    if deadline_s := os.environ.get("TEST_DEADLINE_S"):  # for tests that can't wait
+        guard.HEAD_DEADLINE_S = routes.BODY_DEADLINE_S = float(deadline_s)
+        sse.WRITE_DEADLINE_S = sse.KEEP_ALIVE_S = board.INTERVAL_S = float(deadline_s)
     loaded = config.load(
         Path(path), profile_dirs=[Path(path).parent / "profiles"], environ={}, flags={}
     )
@@ -34,6 +39,7 @@ def main() -> int:
             engine_command=command,
             load_tokenizer=load,
             state_dir=Path(path).parent / "state",
+            system_root=Path(path).parent / "root",
         )
     except YoutuError as error:
         print(error.message, file=sys.stderr)

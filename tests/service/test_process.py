@@ -39,17 +39,20 @@ def test_memory_with_a_real_tokenizer(start: Callable[..., Daemon]) -> None:
     assert rss < MAX_RSS_BYTES
 
 
-def test_what_systemd_is_told(tmp_path: Path) -> None:
+def test_what_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(address)
         systemd.setblocking(False)
         status = Status()
-        status.listen(Notifier({"NOTIFY_SOCKET": address}).follow)
+        notifier = Notifier()
+        status.listen(notifier.follow)
         for state in (State.LOADING, State.READY, State.RESTARTING, State.READY):
             status.change(state)
         status.change(State.FAILED, "the model «汽车» is damaged")
-        status.change(State.DRAINING)
+        status.close()
+        notifier.close()
         told = [systemd.recv(1000).decode() for _ in range(7)]
     assert told == [
         "STATUS=starting: the daemon is starting",

@@ -21,6 +21,7 @@ from youtu_llm.service.api.control import ControlRoutes
 from youtu_llm.service.api.openai import OpenAIRoutes
 from youtu_llm.service.api.routes import KEEP_ALIVE_TIMEOUT_S, Access, make_application
 from youtu_llm.service.api.sessions import SessionRoutes
+from youtu_llm.service.board import Board
 from youtu_llm.service.choice import Choice
 from youtu_llm.service.engine_client import EngineClient
 from youtu_llm.service.metrics import Metrics
@@ -41,25 +42,31 @@ def run(
     engine_command: Sequence[str] = (),
     load_tokenizer: LoadTokenizer = Tokenizer.load,
     state_dir: Path | None = None,
+    system_root: Path = Path("/"),
 ) -> int:
     """Serves until SIGTERM or SIGINT; the exit status.
 
     `engine_command` is executed with `--fd N` instead of the real engine. Raises ConfigError
     for listeners that must not or cannot be opened; a model that cannot be loaded does not
     end the daemon: it stays up and answers 503 with what to do. `state_dir` is where a choice
-    of profile is kept, this account's own if None.
+    of profile is kept, this account's own if None; below `system_root` are /sys and /var.
     """
     faulthandler.enable()
     settings = loaded.settings
     listeners.refuse_exposure(settings.service)
     python = settings.engine.python or sys.executable
     command = engine_command or (python, "-m", "youtu_llm.engine")
-    asyncio.run(_serve(loaded, state_dir or paths.state_dir(), command, load_tokenizer))
+    state_dir = state_dir or paths.state_dir()
+    asyncio.run(_serve(loaded, state_dir, Board(system_root), command, load_tokenizer))
     return 0
 
 
 async def _serve(
-    loaded: Loaded, state_dir: Path, command: Sequence[str], load_tokenizer: LoadTokenizer
+    loaded: Loaded,
+    state_dir: Path,
+    board: Board,
+    command: Sequence[str],
+    load_tokenizer: LoadTokenizer,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -76,7 +83,7 @@ async def _serve(
     encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
     client = EngineClient(metrics)
     supervisor = Supervisor(command, status, client)
-    pipeline = Pipeline(Setup(loaded.settings), status, client, metrics, encoders)
+    pipeline = Pipeline(Setup(loaded.settings), status, client, metrics, board, encoders)
     profiles = Profiles(loaded, choice, load_tokenizer, pipeline, supervisor, status)
     loop.add_signal_handler(signal.SIGHUP, profiles.hang_up)
     access = Access.of(service)
@@ -87,7 +94,7 @@ async def _serve(
         *ControlRoutes(access, pipeline, status, metrics, profiles).routes,
     ]
     runner = web.AppRunner(
-        make_application(access, metrics, routes),
+        make_application(access, metrics, pipeline.admit, routes),
         handle_signals=False,
         access_log=None,
         handler_cancellation=True,
@@ -95,18 +102,23 @@ async def _serve(
         shutdown_timeout=LAST_WORDS_S,
     )
     await runner.setup()
-    watchdog = asyncio.create_task(notifier.beat())
+    assert runner.server is not None  # it is set up
+    sockets = listeners.Listeners(runner.server)
+    watchers = [asyncio.create_task(watch) for watch in (notifier.beat(), board.watch())]
     try:
-        await listeners.open_all(runner, service)
+        await sockets.open(service)
         profiles.begin()
         await stop.wait()
         status.close()
         await pipeline.drain(pipeline.settings.service.drain_timeout_s, "shutdown")
     finally:
+        sockets.close()
         await profiles.close()
         await runner.cleanup()
         await supervisor.close()
-        watchdog.cancel()
+        for watcher in watchers:
+            watcher.cancel()
+        notifier.close()
         encoders.shutdown(wait=False, cancel_futures=True)
 
 

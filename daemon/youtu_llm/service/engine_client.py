@@ -11,6 +11,7 @@ import msgspec
 from youtu_llm.errors import EngineUnavailable, InvalidRequest, YoutuError
 from youtu_llm.protocol import Abort, Add, Hello, Output, SamplingParams, Step, ToEngine
 from youtu_llm.service.metrics import Metrics
+from youtu_llm.service.suspects import Suspects
 
 
 class OutputStream:
@@ -21,7 +22,8 @@ class OutputStream:
     engine, after what it still delivered.
     """
 
-    def __init__(self, abort: Callable[[], None]) -> None:
+    def __init__(self, abort: Callable[[], None], digest: bytes) -> None:
+        self.digest = digest  # names the request to Suspects
         self._abort = abort
         self._pending: Output | None = None
         self._error: YoutuError | None = None
@@ -71,6 +73,7 @@ class EngineClient:
         self._send: Callable[[ToEngine], None] | None = None
         self._open: dict[str, OutputStream] = {}
         self._aborted_at: dict[str, float] = {}
+        self._suspects = Suspects()
         self.hello: Hello | None = None
 
     @property
@@ -81,23 +84,30 @@ class EngineClient:
     def attach(self, send: Callable[[ToEngine], None], hello: Hello) -> None:
         self._send, self.hello = send, hello
 
-    def detach(self, error: YoutuError) -> None:
-        """The engine is gone: `error` ends every open request at once."""
+    def detach(self, error: YoutuError, *, is_death: bool) -> None:
+        """The engine is gone: `error` ends every open request at once. A death, unlike an end
+        that was wanted, makes them suspect."""
         self._send = self.hello = None
         streams = list(self._open.values())
+        if is_death:
+            self._suspects.blame(stream.digest for stream in streams)
         self._open.clear()
         self._aborted_at.clear()
         for stream in streams:
             stream.fail(error)
 
-    def submit(self, id: str, prompt_ids: Sequence[int], params: SamplingParams) -> OutputStream:
-        """Raises EngineUnavailable without an engine, InvalidRequest if `id` is in use."""
+    def submit(
+        self, id: str, prompt_ids: Sequence[int], params: SamplingParams, *, priority: int = 0
+    ) -> OutputStream:
+        """Raises EngineUnavailable without an engine, InvalidRequest if `id` is in use,
+        KillsEngine."""
         if self._send is None:
             raise EngineUnavailable("the engine is being restarted", code="engine_restarting")
         if id in self._open:
             raise InvalidRequest(f"a request with the id «{id}» is still running")
-        stream = self._open[id] = OutputStream(lambda: self.abort(id))
-        self._send(Add(id, tuple(prompt_ids), params))
+        digest = self._suspects.check(prompt_ids)
+        stream = self._open[id] = OutputStream(lambda: self.abort(id), digest)
+        self._send(Add(id, tuple(prompt_ids), params, priority))
         return stream
 
     def abort(self, id: str) -> None:

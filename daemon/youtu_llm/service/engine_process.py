@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from youtu_llm.protocol import FrameReader, FromEngine, ToEngine, encode, from_engine_decoder
+from youtu_llm.service.pulse import Pulse
 
 LOG_LINES = 20
 LOG_LINE_CHARS = 500
@@ -37,8 +38,7 @@ class EngineProcess(asyncio.Protocol):
         self._killed_because = ""
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.log: deque[str] = deque(maxlen=LOG_LINES)
-        self.heard_at = time.monotonic()
-        self.num_messages = 0
+        self.pulse = Pulse()
 
     async def start(self, command: Sequence[str]) -> None:
         """Executes `command --fd N`. Raises OSError if it cannot be executed."""
@@ -116,7 +116,7 @@ class EngineProcess(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = time.monotonic()
+        now = time.monotonic()
         try:
             messages = [from_engine_decoder.decode(frame) for frame in self._frames.feed(data)]
         except (ValueError, msgspec.DecodeError) as error:
@@ -125,7 +125,7 @@ class EngineProcess(asyncio.Protocol):
             self._transport.abort()
             return
         for message in messages:
-            self.num_messages += 1
+            self.pulse.heard(message, now)
             self._on_message(message)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -16,6 +16,7 @@ from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.protocol import Output, Usage
 from youtu_llm.service.engine_client import OutputStream
 from youtu_llm.service.metrics import Metrics
+from youtu_llm.service.repetition import RepetitionDetector
 from youtu_llm.service.setup import Setup
 from youtu_llm.text.stream import TextStream
 
@@ -74,6 +75,8 @@ class Generation:
         self.result: Result | None = None
         self.is_live = True  # until who asked is answered or gone
         self.stopped_by: FinishReason | None = None
+        num_repeated = setup.settings.bounds.repetition_tokens
+        self._repetition = RepetitionDetector(num_repeated) if num_repeated else None
         self._token_ids: list[int] = []
         self._shown: list[int] = []  # characters that may be shown after each of these
         self._num_chars = 0
@@ -162,6 +165,8 @@ class Generation:
         self._shown.append(self._num_chars)
         if text.stop_hit:
             self.stop("stop")
+        elif self._repetition is not None and self._repetition.push(token_id):
+            self.stop("repetition")
 
     def _say(self, delta: str) -> None:
         if self._punctuation is not None:

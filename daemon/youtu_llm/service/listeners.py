@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
@@ -14,12 +16,13 @@ from aiohttp import web
 
 from youtu_llm.config import ServiceSection
 from youtu_llm.errors import ConfigError
+from youtu_llm.service.guard import Guard
 
 logger = logging.getLogger(__name__)
 
 SOCKET_MODE = 0o660  # for the owner and the group, `youtu` under systemd
 PROBE_S = 2.0
-BACKLOG = 256
+BACKLOG = 1024
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 
@@ -32,23 +35,55 @@ def refuse_exposure(service: ServiceSection) -> None:
         )
 
 
-async def open_all(runner: web.AppRunner, service: ServiceSection) -> None:
-    """Raises ConfigError when an address is taken or cannot be used."""
-    listeners = inherited()
-    if service.socket not in [listener.getsockname() for listener in listeners]:
-        listeners.append(unix_socket(Path(service.socket)))
-    for listener in listeners:
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
-        logger.info("listening on unix://%s", listener.getsockname())
-    if service.port:
+class Listeners:
+    """The open ones; `close` takes no new connection and removes the socket file we made."""
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
+        self._open: list[asyncio.Server] = []
+        self._file: tuple[Path, int] | None = None  # with its inode
+
+    async def open(self, service: ServiceSection) -> None:
+        """Raises ConfigError when an address is taken or cannot be used."""
+        loop = asyncio.get_running_loop()
+        listeners = inherited()
+        if service.socket not in [listener.getsockname() for listener in listeners]:
+            path = Path(service.socket)
+            listeners.append(unix_socket(path))
+            self._file = (path, os.stat(path).st_ino)
+        for listener in listeners:
+            self._open.append(
+                await loop.create_unix_server(self._connection, sock=listener, backlog=BACKLOG)
+            )
+            logger.info("listening on unix://%s", listener.getsockname())
+        if service.port:
+            await self._open_tcp(service)
+
+    async def _open_tcp(self, service: ServiceSection) -> None:
         try:
-            await web.TCPSite(runner, service.host, service.port, backlog=BACKLOG).start()
+            self._open.append(
+                await asyncio.get_running_loop().create_server(
+                    self._connection, service.host, service.port, backlog=BACKLOG
+                )
+            )
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {service.host}:{service.port} ({error.strerror}): set"
                 " service.port to a free one, or to 0 for the Unix socket only"
             ) from error
         logger.info("listening on http://%s:%d", service.host, service.port)
+
+    def close(self) -> None:
+        for server in self._open:
+            server.close()
+        if self._file is not None:
+            path, inode = self._file
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == inode:  # and not a successor's
+                    path.unlink()
+
+    def _connection(self) -> Guard:
+        return Guard(self._server())
 
 
 def inherited(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from youtu_llm.postprocess import PunctuationStream
+from youtu_llm.service.board import Board
 from youtu_llm.service.state import State, Status
 
 _FAST = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
@@ -42,8 +43,13 @@ class Metrics:
         self._degraded = self._gauge("youtu_degraded", "Entries of degraded in /health")
         self._pages = self._gauge("youtu_pages", "Cache pages of 256 tokens", "kind")
         self._memory = self._gauge("youtu_memory_bytes", "Memory of the engine", "kind")
+        self._celsius = self._gauge("youtu_temperature_celsius", "Of the board's parts", "zone")
+        self._over_current = self._gauge(
+            "youtu_over_current_events", "The board's own counters", "counter"
+        )
+        self._hot = self._gauge("youtu_hot", "1 while heat allows one answer at a time")
 
-    def render(self, status: Status, num_live: int) -> bytes:
+    def render(self, status: Status, board: Board, num_live: int) -> bytes:
         """The Prometheus text; gauges are read off `status` now."""
         self._live.set(num_live)
         self._ready.set(status.state is State.READY)
@@ -55,6 +61,11 @@ class Metrics:
             self._pages.labels(kind).set(getattr(pages, kind))
         for kind in ("weights", "cache", "workspace", "used", "total"):
             self._memory.labels(kind).set(getattr(memory, kind))
+        for zone, celsius in board.reading.celsius.items():
+            self._celsius.labels(zone).set(celsius)
+        for counter, count in board.reading.over_current.items():
+            self._over_current.labels(counter).set(count)
+        self._hot.set(board.is_hot)
         return generate_latest(self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from youtu_llm.config import Settings
 from youtu_llm.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.protocol import SamplingParams
+from youtu_llm.service.board import Board
 from youtu_llm.service.engine_client import EngineClient
 from youtu_llm.service.generation import FinishReason, Generation
 from youtu_llm.service.metrics import Metrics
@@ -27,6 +29,11 @@ from youtu_llm.text.tokenizer import Tokenizer
 T = TypeVar("T")
 Priority = Literal["high", "normal", "low"]
 
+PRIORITIES: dict[Priority, int] = {"low": -1, "normal": 0, "high": 1}
+
+HOT_POLL_S = 0.05
+FIRST_GUESS_S = 1.0  # that an answer takes, until some were measured
+LONGEST_RETRY_S = 300
 LAST_WORDS_S = 2.0  # for streams that the end of a drain cuts, to say so
 
 
@@ -60,14 +67,17 @@ class Pipeline:
         status: Status,
         client: EngineClient,
         metrics: Metrics,
+        board: Board,
         encoders: Executor,
     ) -> None:
         self.setup = setup
         self.live: dict[str, Generation] = {}
         self.sessions = Sessions()
+        self._mean_answer_s = FIRST_GUESS_S
         self._status = status
         self._client = client
         self._metrics = metrics
+        self.board = board
         self._encoders = encoders
         self._idle = asyncio.Event()
         self._idle.set()
@@ -88,7 +98,9 @@ class Pipeline:
         Raises InvalidRequest, ContextLengthExceeded, QueueFull, EngineUnavailable, EngineFault.
         """
         setup = self.setup
-        self._admit(ask)
+        if ask.id in self.live:
+            raise InvalidRequest(f"a request with the id «{ask.id}» is still running")
+        self.admit(replaces=self.sessions.is_speaking(ask.session))
         generation = self.live[ask.id] = Generation(ask.id, setup, self._metrics)
         session = self.sessions.open(ask.session, setup) if ask.session is not None else None
         if session is not None:
@@ -104,6 +116,7 @@ class Pipeline:
             deadline.cancel()
             generation.abort()
             generation.is_live = False
+            self._measure(generation)
             del self.live[ask.id]
             if not self.live:
                 self._idle.set()
@@ -124,16 +137,31 @@ class Pipeline:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         return not self.live
 
-    def _admit(self, ask: Ask) -> None:
+    def admit(self, *, replaces: bool | None = None) -> None:
+        """Raises EngineUnavailable, QueueFull.
+
+        `replaces`: it ends another one, in its session; None, if that can't be known yet.
+        """
         self._status.require_ready()
-        if ask.id in self.live:
-            raise InvalidRequest(f"a request with the id «{ask.id}» is still running")
+        if replaces is None:
+            replaces = self.sessions.num_speaking > 0
         num_live = sum(generation.stopped_by is None for generation in self.live.values())
-        if num_live - self.sessions.is_speaking(ask.session) >= self.capacity:
+        if num_live - replaces >= self.capacity:
+            num_seqs = self.settings.engine.max_num_seqs
+            wait_s = self._mean_answer_s * (num_live - num_seqs + 1) / num_seqs
             raise QueueFull(
                 f"{num_live} requests are being answered or wait, which is the most"
-                " (engine.max_num_seqs + service.queue_size); try again shortly"
+                f" (engine.max_num_seqs + service.queue_size); try again in {wait_s:.0f} s",
+                retry_after_s=max(1, min(math.ceil(wait_s), LONGEST_RETRY_S)),
             )
+
+    def _measure(self, generation: Generation) -> None:
+        """Of answers that came: how long one keeps a place of the engine."""
+        clock = generation.clock
+        if generation.result is not None and clock.last_token_at:
+            queue_s = generation.result.timings.queue_ms / 1e3
+            took_s = clock.last_token_at - clock.received_at - queue_s
+            self._mean_answer_s += (took_s - self._mean_answer_s) / 16
 
     async def _begin(self, generation: Generation, ask: Ask, session: Session | None) -> None:
         settings, tokenizer = generation.settings, generation.setup.tokenizer
@@ -150,11 +178,18 @@ class Pipeline:
         text = TextStream(tokenizer, stop)
         punctuation = PunctuationStream() if punctuate else None
 
+        priority = ask.priority or ("normal" if session is None else "high")
+
         async def submit(prompt_ids: Sequence[int]) -> None:
+            await self._cool(generation)
             num_prompt = generation.num_prompt_tokens = len(prompt_ids)
             fitted = fit(params, num_prompt, n_ctx, settings)
             await generation.begin(
-                lambda: self._client.submit(ask.id, prompt_ids, fitted), text, punctuation
+                lambda: self._client.submit(
+                    ask.id, prompt_ids, fitted, priority=PRIORITIES[priority]
+                ),
+                text,
+                punctuation,
             )
 
         if session is None:
@@ -162,6 +197,14 @@ class Pipeline:
             return
         async with self._turn(session, generation, ask, _room(params, n_ctx, settings)) as ids:
             await submit(ids)
+
+    async def _cool(self, generation: Generation) -> None:
+        """On a board that is too hot, waits until every request before this one has ended."""
+        while self.board.check(generation.settings.bounds.max_celsius):
+            earlier = next(iter(self.live.values()))
+            if earlier is generation or generation.stopped_by is not None:
+                return
+            await asyncio.sleep(HOT_POLL_S)
 
     async def _encode(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._encoders, work)

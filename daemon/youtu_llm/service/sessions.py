@@ -150,6 +150,10 @@ class Sessions:
             raise NotFound("there is no session with this id: it is new, or was forgotten")
         return self._sessions[id]
 
+    @property
+    def num_speaking(self) -> int:
+        return sum(session.speaking is not None for session in self._sessions.values())
+
     def is_speaking(self, id: str | None) -> bool:
         session = self._sessions.get(id) if id is not None else None
         return session is not None and session.speaking is not None

@@ -77,6 +77,7 @@ class Supervisor:
         self._engine: EngineProcess | None = None
         self._fatal: _Ending | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
         self._settled: asyncio.Future[str | None] | None = None
 
     @property
@@ -92,6 +93,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._config, self._limits = config, limits
         self._settled = loop.create_future()
+        self._is_closing = False
         self._task = loop.create_task(self._run(trial=trial), name="supervisor")
         return self._settled
 
@@ -104,6 +106,7 @@ class Supervisor:
     async def close(self) -> None:
         """Ends the engine; when it returns no engine is left running."""
         if self._task is not None:
+            self._is_closing = True
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
@@ -173,7 +176,10 @@ class Supervisor:
             )
         finally:
             watch.cancel()
-            self._client.detach(EngineFault("the engine ended while it worked on this request"))
+            self._client.detach(
+                EngineFault("the engine ended while it worked on this request"),
+                is_death=not self._is_closing,
+            )
             engine.send(Shutdown())
             reason = await engine.close(grace_s=grace_s)
             self._engine = None
@@ -185,19 +191,20 @@ class Supervisor:
         """Kills an engine that loads for too long or has fallen silent."""
         started_at = time.monotonic()
         while True:
-            silence_s = self._limits.engine_silence_s
-            deadline = engine.heard_at + silence_s
+            silence_s = engine.pulse.patience_s(self._limits.engine_silence_s)
+            deadline = engine.pulse.heard_at + silence_s
             late = f"it was silent for {silence_s:g} s"
             if self._client.hello is None:
                 load_deadline = started_at + self._limits.load_timeout_s
                 # Until its first word it may be importing torch from a slow disk.
-                if engine.num_messages == 0 or load_deadline < deadline:
+                if engine.pulse.num_messages == 0 or load_deadline < deadline:
                     deadline = load_deadline
                     late = f"it took longer than {self._limits.load_timeout_s:g} s to load"
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 return engine.kill(late)
-            await asyncio.sleep(min(remaining_s, silence_s))  # a phase with a nearer one may begin
+            # A phase with a nearer deadline may begin.
+            await asyncio.sleep(min(remaining_s, self._limits.engine_silence_s))
 
     def _on_message(self, message: FromEngine) -> None:
         match message:

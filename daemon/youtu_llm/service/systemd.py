@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-from collections.abc import Mapping
+
+import sdnotify
 
 from youtu_llm.service.state import State, Status
 
@@ -15,18 +15,22 @@ LOADING_EXTENSION_S = 30
 class Notifier:
     """READY=1 goes out once, when requests can be answered, be it with a 503 and its reason."""
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        address = environ.get("NOTIFY_SOCKET", "")
-        self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._watchdog_s = int(environ.get("WATCHDOG_USEC", "0")) / 1e6
+    def __init__(self) -> None:
+        # Without `debug` it hides every error.
+        has_systemd = bool(os.environ.get("NOTIFY_SOCKET"))
+        self._channel = sdnotify.SystemdNotifier(debug=True) if has_systemd else None
+        self._watchdog_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
         self._is_ready = False
         self._is_loading = False
 
     def notify(self, *lines: str) -> None:
-        if not self._address:
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.sendto("\n".join(lines).encode(), self._address)
+        if self._channel is not None:
+            # It encodes Latin-1, systemd reads UTF-8: as Latin-1 the same bytes.
+            self._channel.notify("\n".join(lines).encode().decode("latin-1"))
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.socket.close()
 
     def follow(self, status: Status) -> None:
         """A listener of Status."""
@@ -42,7 +46,7 @@ class Notifier:
     async def beat(self) -> None:
         """Feeds the watchdog from the service's own loop, never gated on the engine."""
         interval_s = min(self._watchdog_s / 3 or LOADING_EXTENSION_S / 3, LOADING_EXTENSION_S / 3)
-        while self._address:
+        while self._channel is not None:
             lines = ["WATCHDOG=1"] if self._watchdog_s else []
             if self._is_loading and not self._is_ready:
                 lines.append(f"EXTEND_TIMEOUT_USEC={LOADING_EXTENSION_S * 1_000_000}")

@@ -62,11 +62,15 @@ class ControlRoutes:
         """The engine's last lines may name files: only for those on this machine's socket."""
         num_live = len(self._pipeline.live)
         running = min(self._status.num_running, num_live)  # the heartbeat may be a second old
+        board, max_celsius = self._pipeline.board, self._pipeline.settings.bounds.max_celsius
+        hot = f"above {max_celsius} °C (bounds.max_celsius): one answer at a time"
+        self._status.note("heat", hot if board.check(max_celsius) else "")
         body = {
             "profile": self._pipeline.settings.profile,
             "generation": self._pipeline.setup.generation,
             "model": self._pipeline.settings.model.name,
             **self._status.report(with_log=is_local(request)),
+            "board": self._pipeline.board.reading.report(),
             "queue": {
                 "running": running,
                 "waiting": num_live - running,
@@ -79,7 +83,7 @@ class ControlRoutes:
         return json_response(body, status=503, retry_after_s=retry_after_s)
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
-        text = self._metrics.render(self._status, len(self._pipeline.live))
+        text = self._metrics.render(self._status, self._pipeline.board, len(self._pipeline.live))
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def requests(self, request: web.Request) -> web.StreamResponse:

@@ -27,6 +27,7 @@ from youtu_llm.errors import (
 )
 from youtu_llm.service.api.schemas import MAX_BODY_BYTES
 from youtu_llm.service.api.sse import EventStream
+from youtu_llm.service.guard import Guard
 from youtu_llm.service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ BODY_DEADLINE_S = 30.0
 KEEP_ALIVE_TIMEOUT_S = 75.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _WITHOUT_KEY = frozenset({"/livez", "/readyz"})
+_GENERATES = frozenset({"/chat", "/v1/chat/completions", "/v1/completions"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -116,16 +118,23 @@ def is_local(request: web.Request) -> bool:
 
 
 def make_application(
-    access: Access, metrics: Metrics, routes: Iterable[web.RouteDef]
+    access: Access, metrics: Metrics, admit: Callable[[], None], routes: Iterable[web.RouteDef]
 ) -> web.Application:
+    """`admit` refuses what would generate, before its body is read: a flood costs little."""
+
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every request passes here: id, access, limits in; errors out."""
+        guard = Guard.of(request)
+        if guard is not None:
+            guard.head_is_read()
         try:
             request[REQUEST_ID] = _request_id(request)
             access.check(request)
             if request.method == "OPTIONS":
                 return web.Response(status=204)
+            if request.method == "POST" and request.path in _GENERATES:
+                admit()
             await _read_within_limits(request)
             return await handler(request)
         except YoutuError as error:
@@ -149,6 +158,8 @@ def make_application(
         finally:
             if (stream := request.get(STREAM)) is not None:
                 stream.quiet()
+            if guard is not None:
+                guard.is_answered()
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")

@@ -1,0 +1,33 @@
+"""A small model can fall into saying the same over and over: seen on token ids, as they come."""
+
+from __future__ import annotations
+
+MIN_REPEATS = 4
+
+
+class RepetitionDetector:
+    """Whether the last `num_tokens` ids are one phrase, at least four times in a row.
+
+    For each period up to a quarter of that it counts how long the ids have repeated with it;
+    an id costs one comparison a period.
+    """
+
+    def __init__(self, num_tokens: int) -> None:
+        self._num_tokens = num_tokens
+        self._longest_period = num_tokens // MIN_REPEATS
+        self._ids: list[int] = []
+        self._runs = [0] * (self._longest_period + 1)  # by period
+
+    def push(self, token_id: int) -> bool:
+        ids, runs = self._ids, self._runs
+        found = False
+        for period in range(1, min(self._longest_period, len(ids)) + 1):
+            if ids[-period] == token_id:
+                runs[period] += 1
+                found = found or runs[period] + period >= self._num_tokens
+            else:
+                runs[period] = 0
+        ids.append(token_id)
+        if len(ids) > 2 * self._num_tokens:
+            del ids[: self._num_tokens]
+        return found

@@ -1,0 +1,159 @@
+"""Who is admitted, who comes first, and what is stopped for the others' sake."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from harness import Daemon, events
+from hypothesis import given
+from hypothesis import strategies as st
+
+from youtu_llm.protocol import Heartbeat, Step
+from youtu_llm.service.pulse import PATIENCE, Pulse
+from youtu_llm.service.repetition import MIN_REPEATS, RepetitionDetector
+from youtu_llm.service.suspects import MAX_SUSPECTS, KillsEngine, Suspects
+
+Start = Callable[..., Daemon]
+
+
+def test_retry_after_comes_from_how_long_answers_take(start: Start) -> None:
+    daemon = start("--step-s", "0.01", engine={"max_num_seqs": 1}, service={"queue_size": 3})
+    daemon.wait_for("ready")
+
+    def flood(num_tokens: int) -> list[int]:
+        def ask(_: int) -> httpx.Response:
+            return daemon.chat("!long", max_new_tokens=num_tokens)
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(ask, range(8)))
+        return [int(a.headers["retry-after"]) for a in answers if a.status_code == 429]
+
+    for _ in range(4):
+        short = flood(2)
+    for _ in range(2):
+        long = flood(100)
+    assert max(short) < min(long[-1:]) <= 30
+
+
+def test_a_flood_is_refused_before_its_bodies_are_read(start: Start) -> None:
+    daemon = start(engine={"max_num_seqs": 1}, service={"queue_size": 0})
+    daemon.wait_for("ready")
+    with daemon.stream("!long", max_new_tokens=4096) as response:
+        stream = events(response)
+        next(stream)
+        flood = daemon.http.post(
+            "/chat", content=b"{", headers={"Content-Type": "application/json"}
+        )
+        assert flood.status_code == 429
+
+
+def test_somebody_who_listens_comes_before_a_batch_job(start: Start) -> None:
+    daemon = start("--step-s", "0.01", engine={"max_num_seqs": 1})
+    daemon.wait_for("ready")
+    done: list[str] = []
+
+    def ask(prompt: str, **options: Any) -> None:
+        daemon.chat(prompt, **options)
+        done.append(prompt)
+
+    threads = [threading.Thread(target=ask, args=("x" * 40,), kwargs={"priority": "low"})]
+    threads[0].start()
+    daemon.wait(lambda health: health["queue"]["running"] == 1)
+    for prompt, options in (
+        ("batch", {"priority": "low"}),
+        ("other", {}),
+        ("voice", {"session": "car"}),
+    ):
+        threads.append(threading.Thread(target=ask, args=(prompt,), kwargs=options))
+        threads[-1].start()
+        number = len(threads)
+        daemon.wait(lambda health, n=number: sum(map(health["queue"].get, TWO)) == n)
+    for thread in threads:
+        thread.join()
+    assert done == ["x" * 40, "voice", "other", "batch"]
+
+
+TWO = ("running", "waiting")
+
+
+def test_an_answer_that_repeats_itself_is_ended_and_says_so(start: Start) -> None:
+    daemon = start(bounds={"repetition_tokens": 32})
+    daemon.wait_for("ready")
+    done = daemon.chat("!long", max_new_tokens=4096).json()
+    assert (done["finish_reason"], done["text"]) == ("repetition", "x" * 32)
+    assert daemon.chat("a sentence that is said only once").json()["finish_reason"] == "stop"
+    body = {"model": "y", "messages": [{"role": "user", "content": "!long"}]}
+    (choice,) = daemon.http.post("/v1/chat/completions", json=body).json()["choices"]
+    assert (choice["finish_reason"], choice["youtu_finish_reason"]) == ("stop", "repetition")
+
+
+@given(
+    start=st.lists(st.integers(0, 3), max_size=60),
+    phrase=st.lists(st.integers(0, 3), min_size=1, max_size=12),
+    num_tokens=st.integers(8, 40),
+)
+def test_repetition_is_found_when_it_is_there_and_only_then(
+    start: list[int], phrase: list[int], num_tokens: int
+) -> None:
+    def repeats(ids: list[int]) -> bool:
+        tail = ids[-num_tokens:]
+        periods = range(1, num_tokens // MIN_REPEATS + 1)
+        return len(tail) == num_tokens and any(tail[p:] == tail[:-p] for p in periods)
+
+    detector, said = RepetitionDetector(num_tokens), []
+    for token_id in start + phrase * 60:
+        said.append(token_id)
+        assert detector.push(token_id) == repeats(said)
+
+
+def test_a_request_that_killed_twice_is_refused(start: Start) -> None:
+    daemon = start(service={"max_restart_rate": "9/300"})
+    for _ in range(2):
+        daemon.wait_for("ready")
+        assert daemon.chat("!crash 0").json()["error"]["code"] == "engine_error"
+    daemon.wait(lambda health: health["state"] == "ready" and health["engine"]["restarts"] == 2)
+    refused = daemon.chat("!crash 0", temperature=0.9)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "kills_engine")
+    assert daemon.chat("hello").json()["text"] == "hello"
+    assert daemon.health()["engine"]["restarts"] == 2
+
+
+def test_the_refusal_ends_after_ten_minutes_and_the_list_is_bounded() -> None:
+    now = 0.0
+    suspects = Suspects(lambda: now)
+    for _ in range(2):
+        suspects.blame([suspects.check([1, 2])])
+    with pytest.raises(KillsEngine, match="600 s"):
+        suspects.check([1, 2])
+    now = 600.0
+    digest = suspects.check([1, 2])
+    suspects.blame([digest])
+    assert suspects.check([1, 2]) == digest  # counted anew
+    suspects.blame(suspects.check([3, n]) for n in range(2 * MAX_SUSPECTS))
+    assert len(suspects._deaths) == MAX_SUSPECTS
+
+
+def test_a_long_prefill_gets_the_time_such_steps_took() -> None:
+    pulse = Pulse()
+    pulse.heard(Heartbeat("idle"), now=0.0)
+    assert pulse.patience_s(20.0) == 20.0
+    pulse.heard(Heartbeat("step", step_tokens=512), now=1.0)
+    assert pulse.patience_s(20.0) == 20.0 + 51.2  # nothing measured yet
+    pulse.heard(Step(()), now=31.0)
+    assert pulse.patience_s(20.0) == 20.0
+    pulse.heard(Heartbeat("step", step_tokens=512), now=31.0)
+    assert pulse.patience_s(20.0) == pytest.approx(PATIENCE * 30.0)
+    pulse.heard(Heartbeat("step", step_tokens=1), now=61.0)
+    assert pulse.patience_s(20.0) == 20.0
+
+
+def test_a_slow_step_is_no_hang(start: Start) -> None:
+    daemon = start("--prefill-s", "2.5", service={"engine_silence_s": 1.0})
+    daemon.wait_for("ready")
+    assert daemon.chat("x" * 600, max_new_tokens=700).json()["text"] == "x" * 600
+    assert daemon.health()["engine"]["restarts"] == 0
