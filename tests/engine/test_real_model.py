@@ -29,7 +29,7 @@ PROMPTS = [
     "SELECT name, COUNT(*) FROM orders GROUP BY name; -- 这条语句做什么？",
 ]
 
-pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,6 @@ def prompts(folder: Path) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def core(folder: Path) -> Core:
-    torch.set_num_threads(2)
     return tiny.core(folder, kv_cache_max_page=32, prefix_cache=False)
 
 
