@@ -22,6 +22,7 @@ from youtu_llm import paths
 
 REPOSITORY = Path(__file__).parents[2]
 BUILD_TOOLS = ("dpkg-buildpackage", "dh", "dh_installsysusers", "cmake", "lintian")
+SOURCES = ("daemon", "kernels", "profiles", "systemd", "packaging")
 MODEL = "qwen2.5-coder-0.5b"
 
 
@@ -38,14 +39,35 @@ def arch() -> str:
 
 
 @pytest.fixture(scope="session")
-def deb(arch: str) -> Path:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the package is built from, as it is now."""
+    return copy_sources(REPOSITORY, tmp_path_factory.mktemp("sources"))
+
+
+def copy_sources(tree: Path, folder: Path) -> Path:
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "build")
+    for name in SOURCES:
+        shutil.copytree(tree / name, folder / name, ignore=ignored)
+    shutil.copy(tree / "pyproject.toml", folder)
+    (REPOSITORY / "build/wheels").mkdir(parents=True, exist_ok=True)  # fetched once
+    (folder / "build").mkdir()
+    (folder / "build/wheels").symlink_to(REPOSITORY / "build/wheels")
+    return folder
+
+
+def build(folder: Path, arch: str, **environ: str) -> Path:
+    require(*BUILD_TOOLS)
+    environ = os.environ | {"PYTHON": sys.executable} | environ
+    subprocess.run([folder / "packaging/build-deb", arch], env=environ, check=True)
+    (package,) = (folder / "dist").glob(f"youtu_*_{arch}.deb")
+    return package
+
+
+@pytest.fixture(scope="session")
+def deb(arch: str, sources: Path) -> Path:
     if os.environ.get("YOUTU_DEB"):
         return Path(os.environ["YOUTU_DEB"])
-    require(*BUILD_TOOLS)
-    python = {"PYTHON": sys.executable}
-    subprocess.run([REPOSITORY / "packaging/build-deb", arch], env=os.environ | python, check=True)
-    (package,) = (REPOSITORY / "dist").glob(f"youtu_*_{arch}.deb")
-    return package
+    return build(sources, arch)
 
 
 @pytest.fixture(scope="session")
