@@ -8,7 +8,7 @@ export YOUTU_MODELS ?= $(HOME)/.local/share/youtu/models
 MODEL := qwen2.5-coder-0.5b
 PYTHON310 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(shell command -v python3.10))
 
-.PHONY: demo test check test-310 models bench fuzz clean
+.PHONY: demo test check test-310 models bench fuzz soak clean
 .PHONY: packaging-tools deb deb-arm64 test-system test-system-clean test-arm64
 
 demo: $(VENV)/ready
@@ -39,6 +39,10 @@ bench: $(VENV)/ready
 
 fuzz: $(VENV)/ready
 	$(BIN)/python -m youtu_llm.tools.evals.punctuation fuzz
+
+# What docs/RELIABILITY.md reports. SOAK_SHARE=0.1 does a tenth, SOAK_S is the mixed traffic's time.
+soak: $(VENV)/ready models
+	$(BIN)/python -m pytest tests/soak/soak_*.py
 
 # torch first and by itself: any other release would pull gigabytes of CUDA where none is needed.
 $(VENV)/ready: pyproject.toml $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)

@@ -51,18 +51,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         length=st.integers(1, 6 * PAGE_SIZE),
         family=st.integers(0, 2),
         max_new=st.sampled_from([0, 1, 30, 260]),
+        priority=st.integers(-1, 1),
     )
-    def admit(self, length: int, family: int, max_new: int) -> None:
+    def admit(self, length: int, family: int, max_new: int, priority: int) -> None:
         """Prompts of one family share their beginning; family 2 begins with the pinned text."""
         ids = [7] * length if family == 2 else [family + 1] * length
         ids[-1] = 20 + self.count % 50
-        self._add(ids, max_new)
+        self._add(ids, max_new, priority)
 
-    def _add(self, ids: list[int], max_new: int) -> None:
+    def _add(self, ids: list[int], max_new: int, priority: int = 0) -> None:
         if not self.limits.window_pages:
             ids = ids[-self.limits.max_model_len + 1 :]
         params = SamplingParams(max_new_tokens=max_new)
-        seq = Sequence(str(self.count), ids, params, arrival_s=0.0)
+        seq = Sequence(str(self.count), ids, params, arrival_s=0.0, priority=priority)
         self.count += 1
         self.scheduler.add(seq)
         self.live[seq.id] = seq

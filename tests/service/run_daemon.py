@@ -1,4 +1,4 @@
-"""`youtu serve` with the fake engine: run_daemon.py CONFIG ENGINE_ARGS...
+"""`youtu serve` with the fake engine: run_daemon.py CONFIG ENGINE_ARGS..., or with --real.
 
 A model directory without a tokenizer gets the byte tokenizer.
 """
@@ -30,7 +30,8 @@ def main() -> int:
     loaded = config.load(
         Path(path), profile_dirs=[Path(path).parent / "profiles"], environ={}, flags={}
     )
-    command = (sys.executable, str(FAKE_ENGINE), *engine_args)
+    is_real = engine_args == ["--real"]
+    command = () if is_real else (sys.executable, str(FAKE_ENGINE), *engine_args)
     has_tokenizer = (Path(loaded.settings.model.name) / "tokenizer.json").exists()
     load = Tokenizer.load if has_tokenizer else ByteTokenizer.load
     try:
