@@ -4,6 +4,8 @@
 
 #include "youtu_kernels.h"
 
+#define GROUP 128 /* values of k that share a scale */
+
 /* An INT4 weight [n, k] in tile order. A tile is 16 rows; a chunk is 64 values of k.
  *
  *   words   [tiles][chunks][32 lanes] of 16 bytes: lane (g, t) = (lane / 4, lane % 4) holds, in
@@ -17,7 +19,7 @@ struct Int4 {
   const void* words;
   const void* scales;
   const void* zeros;
-  int32_t n, k, group;
+  int32_t n, k;
 };
 
 struct PackArgs {
@@ -25,12 +27,6 @@ struct PackArgs {
   const int32_t* qweight;
   const int32_t* qzeros;
   const void* scales;
-};
-
-struct DequantizeArgs {
-  Int4 w;
-  void* y; /* [rows, k] */
-  int32_t first_row;
 };
 
 struct LinearArgs {
@@ -61,6 +57,12 @@ struct ArgmaxArgs {
   int64_t* ids;
   unsigned long long* best; /* workspace [rows]: order of the value << 32 | ~index; zeros between runs */
   int32_t n;
+};
+
+struct AdvanceArgs {
+  int64_t *ids, *positions, *slots;
+  int32_t* context_len;
+  const int64_t* next;
 };
 
 struct EmbedArgs {

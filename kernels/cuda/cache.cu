@@ -4,6 +4,8 @@
 
 // A block a row: rotates q and k of qkv in place, writes k | v to the cache.
 KERNEL __launch_bounds__(256) rope_cache(const RopeArgs a) {
+  grid_launch_next();
+  grid_wait();
   const int row = blockIdx.x, dim = a.head_dim, half_dim = a.rope_dim / 2;
   const int heads = a.num_heads + a.num_kv_heads;
   half* qkv = static_cast<half*>(a.q) + (int64_t)row * (heads + a.num_kv_heads) * dim;
@@ -22,6 +24,8 @@ KERNEL __launch_bounds__(256) rope_cache(const RopeArgs a) {
 
 // A block a row: rotates q's last rope_dim values a head, writes latent | key part to the cache.
 KERNEL __launch_bounds__(256) mla_rope_cache(const RopeArgs a) {
+  grid_launch_next();
+  grid_wait();
   __shared__ float shared[8];
   const int row = blockIdx.x;
   half* q = static_cast<half*>(a.q) + (int64_t)row * a.num_heads * a.head_dim;
@@ -34,6 +38,8 @@ KERNEL __launch_bounds__(256) mla_rope_cache(const RopeArgs a) {
 
 // The visible entries of a sequence, one after another. A block a token.
 KERNEL cache_gather(const GatherArgs a) {
+  grid_launch_next();
+  grid_wait();
   const int token = blockIdx.x, width = a.step.cache_width;
   const half* from = entry_at(a.step, a.sequence, token, a.layer);
   half* to = static_cast<half*>(a.y) + (int64_t)token * width;

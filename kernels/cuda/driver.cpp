@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <initializer_list>
+
 #include "youtu_kernels.h"
 
 // --- device code, as compile.py made it
@@ -39,7 +41,23 @@ const char* const kernel_names[NUM_KERNELS] = {
 using Result = int;  // CUresult: 0 is success
 enum { MULTIPROCESSOR_COUNT = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
 enum { MAX_DYNAMIC_SHARED_BYTES = 8 };
-constexpr int LARGE_SHARED = 62 << 10;  // T4 has 64 KiB
+constexpr int LARGE_SHARED = 62016;  // T4 has 64 KiB, static shared memory included
+
+struct Attribute {  // CUlaunchAttribute
+  int id;
+  char pad[4];
+  union {
+    char bytes[64];
+    int value;
+  };
+};
+struct LaunchConfig {  // CUlaunchConfig
+  unsigned grid[3], block[3], shared_bytes;
+  void* stream;
+  Attribute* attributes;
+  unsigned num_attributes;
+};
+enum { PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
 
 struct Driver {
   Result (*ctx_get_device)(int*);
@@ -50,6 +68,7 @@ struct Driver {
   Result (*func_set_attribute)(void*, int, int);
   Result (*launch_kernel)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
                           unsigned, void*, void**, void**);
+  Result (*launch_kernel_ex)(const LaunchConfig*, void*, void**, void**);  // from 11.8 on
 };
 
 Driver driver;
@@ -57,6 +76,7 @@ void* module;
 void* functions[NUM_KERNELS];
 char isa_in_use[16];
 int multiprocessors;
+bool early_launch;  // the device code calls grid_wait()
 
 template <typename F>
 bool find(void* library, F& function, const char* name) {
@@ -67,6 +87,7 @@ bool find(void* library, F& function, const char* name) {
 bool open_driver() {
   if (driver.launch_kernel) return true;
   void* library = dlopen("libcuda.so.1", RTLD_NOW);
+  if (library) find(library, driver.launch_kernel_ex, "cuLaunchKernelEx");
   return library && find(library, driver.ctx_get_device, "cuCtxGetDevice") &&
          find(library, driver.device_get_attribute, "cuDeviceGetAttribute") &&
          find(library, driver.module_load_data, "cuModuleLoadData") &&
@@ -103,8 +124,10 @@ int32_t driver_load(const char* isa) {
   if (driver.module_load_data(&module, image->data)) return YOUTU_EUNSUPPORTED;
   for (int i = 0; i < NUM_KERNELS; i++)
     if (driver.module_get_function(&functions[i], module, kernel_names[i])) return YOUTU_EINTERNAL;
-  if (driver.func_set_attribute(functions[K_mla_attend], MAX_DYNAMIC_SHARED_BYTES, LARGE_SHARED))
-    return YOUTU_EUNSUPPORTED;
+  for (Kernel kernel : {K_mla_attend, K_int4_linear_norm, K_int4_linear_norm_gated})
+    if (driver.func_set_attribute(functions[kernel], MAX_DYNAMIC_SHARED_BYTES, LARGE_SHARED))
+      return YOUTU_EUNSUPPORTED;
+  early_launch = strcmp(image->name, "sm_90") == 0 && driver.launch_kernel_ex;
   snprintf(isa_in_use, sizeof isa_in_use, "%s", image->name);
   return YOUTU_OK;
 }
@@ -115,11 +138,28 @@ int32_t driver_num_multiprocessors() { return multiprocessors; }
 
 int32_t driver_launch(Kernel kernel, Grid grid, int32_t threads, const void* args, void* stream,
                       int32_t shared) {
-  if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.x > INT32_MAX || grid.y > 65535 ||
-      grid.z > 65535)
-    return YOUTU_EINVAL;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return YOUTU_OK;
+  if (grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535) return YOUTU_EINVAL;
   if (!*isa_in_use) return YOUTU_EUNSUPPORTED;
   void* pointers[] = {const_cast<void*>(args)};
+  if (early_launch) {
+    Attribute attribute = {};
+    attribute.id = PROGRAMMATIC_STREAM_SERIALIZATION;
+    attribute.value = 1;
+    LaunchConfig config = {};
+    config.grid[0] = static_cast<unsigned>(grid.x);
+    config.grid[1] = static_cast<unsigned>(grid.y);
+    config.grid[2] = static_cast<unsigned>(grid.z);
+    config.block[0] = static_cast<unsigned>(threads);
+    config.block[1] = config.block[2] = 1;
+    config.shared_bytes = static_cast<unsigned>(shared);
+    config.stream = stream;
+    config.attributes = &attribute;
+    config.num_attributes = 1;
+    const Result result =
+        driver.launch_kernel_ex(&config, functions[kernel], pointers, nullptr);
+    return result ? 1000 + result : YOUTU_OK;
+  }
   const Result result = driver.launch_kernel(
       functions[kernel], static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
       static_cast<unsigned>(grid.z), static_cast<unsigned>(threads), 1, 1,

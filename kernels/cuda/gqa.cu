@@ -5,6 +5,8 @@
 // 16 bytes each, so a warp has 32 / LANES tokens under way.
 template <int LANES, int HEADS>
 static __device__ __forceinline__ void gqa_attend(const AttendArgs& a) {
+  grid_launch_next();
+  grid_wait();
   constexpr int WARPS = 4, TEAMS = WARPS * 32 / LANES;
   __shared__ float tops[TEAMS][HEADS], sums[TEAMS][HEADS];
   __shared__ __align__(16) float mixed[WARPS][HEADS][LANES * 8];
@@ -112,6 +114,8 @@ KERNEL __launch_bounds__(128) gqa_attend_256_8(const AttendArgs a) { gqa_attend<
 
 // Blocks: (head, row).
 KERNEL __launch_bounds__(128) gqa_combine(const AttendArgs a) {
+  grid_launch_next();
+  grid_wait();
   __shared__ float weights[MAX_SPLITS];
   const int head = blockIdx.x, row = blockIdx.y;
   const int len = row_of(a.step, a.first_row + row).len;
@@ -126,9 +130,17 @@ KERNEL __launch_bounds__(128) gqa_combine(const AttendArgs a) {
   for (int d = threadIdx.x; d < a.head_dim; d += 128) {
     const half* from = static_cast<const half*>(a.partial) + base * a.head_dim + d;
     float sum = 0;
-#pragma unroll 8
-    for (int i = 0; i < used; i++)
-      sum += weights[i] * __half2float(from[(int64_t)i * a.num_heads * a.head_dim]);
+    for (int base = 0; base < used; base += 8) {
+      float v[8];
+#pragma unroll
+      for (int i = 0; i < 8; i++) {  // all eight under way, the last ones too
+        const int at = min(base + i, used - 1);
+        v[i] = __half2float(from[(int64_t)at * a.num_heads * a.head_dim]);
+      }
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (base + i < used) sum += weights[base + i] * v[i];
+    }
     static_cast<half*>(a.out)[((int64_t)(a.first_row + row) * a.num_heads + head) * a.head_dim +
                               d] = __float2half_rn(sum);
   }

@@ -1,5 +1,6 @@
 // All device code, as one module.
 #include "linear.cu"
+#include "gemm.cu"
 #include "tokenwise.cu"
 #include "cache.cu"
 #include "gqa.cu"

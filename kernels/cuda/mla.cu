@@ -7,6 +7,7 @@
 //
 // Both projections read the packed rows of kv_b: [H, 128 key rows | 128 value rows, 512].
 #include "common.cuh"
+#include "int4.cuh"
 #include "rotary.cuh"
 
 #define RANK 512
@@ -25,8 +26,10 @@ KERNEL __launch_bounds__(256) mla_absorb(const AbsorbArgs a) {
   const int q_dim = NOPE + ROPE;
   const half* q = static_cast<const half*>(m.q) + (int64_t)m.first_row * m.num_heads * q_dim;
   half* latent = static_cast<half*>(m.q_latent);
+  grid_launch_next();
 
   if (blockIdx.x >= projections) {
+    grid_wait();
     const int row = first + blockIdx.x - projections, absolute = m.first_row + row;
     if (row >= m.num_rows) return;
     Angles angles;
@@ -54,9 +57,10 @@ KERNEL __launch_bounds__(256) mla_absorb(const AbsorbArgs a) {
   const int head = blockIdx.x / (RANK / 64), chunk = blockIdx.x % (RANK / 64);
   const int tile = head * ((NOPE + VALUE) / 16) + warp;
   const uint4 words = load_words(m.kv_b, tile, chunk);
-  const int meta = meta_index(m.kv_b, tile, chunk * 64 / m.kv_b.group);
+  const int meta = meta_index(m.kv_b, tile, chunk * 64 / GROUP);
   const half2 scale = static_cast<const half2*>(m.kv_b.scales)[meta];
   const Zeros z = zeros_of(static_cast<const uint8_t*>(m.kv_b.zeros)[meta]);
+  grid_wait();
   const bool live = first + g < m.num_rows;
   const half* row = q + ((int64_t)(first + g) * m.num_heads + head) * q_dim + warp * 16 + 2 * t;
   u32 left[4] = {0, 0, 0, 0};
@@ -106,29 +110,38 @@ KERNEL __launch_bounds__(256) mla_attend(const AttendArgs a) {
   AttendShared& sh = *reinterpret_cast<AttendShared*>(raw);
   const int split = blockIdx.x, row = blockIdx.y, head0 = blockIdx.z * 16;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  grid_launch_next();
+  // In a step of single rows all but the newest entry was there before the step began.
+  const bool ahead = a.step.num_seqs == a.step.num_tokens;
+  if (!ahead) grid_wait();
   const Row where = row_of(a.step, a.first_row + row);
   const int per = tokens_per_split(where.len, a.splits);
   const int begin = split * per, end = min(where.len, begin + per);
-  if (begin >= end) return;
 
-  const uint4* q = reinterpret_cast<const uint4*>(static_cast<const half*>(a.q_latent) +
-                                                  ((int64_t)row * a.num_heads + head0) * WIDTH);
-  for (int i = threadIdx.x; i < 16 * WIDTH / 8; i += 256)
-    *reinterpret_cast<uint4*>(&sh.queries[i / (WIDTH / 8)][i % (WIDTH / 8) * 8]) = q[i];
-
-  constexpr int LOADS = SPLIT_TOKENS * WIDTH / 8 / 256;
+  constexpr int VECTORS = WIDTH / 8, LOADS = SPLIT_TOKENS * VECTORS / 256;
   uint4 next[LOADS];
-  auto load = [&](int token) {  // a tile lies within one page
-    const uint4* from =
-        reinterpret_cast<const uint4*>(entry_at(a.step, where.sequence, token, a.layer));
-    const int left = (end - token) * (WIDTH / 8);
+  const half* entries = nullptr;
+  auto load = [&](int from, int to) {  // vectors of the tile at `entries`
 #pragma unroll
     for (int i = 0; i < LOADS; i++) {
       const int at = threadIdx.x + i * 256;
-      next[i] = at < left ? from[at] : make_uint4(0, 0, 0, 0);
+      if (at >= from && at < to) next[i] = reinterpret_cast<const uint4*>(entries)[at];
     }
   };
-  load(begin);
+#pragma unroll
+  for (int i = 0; i < LOADS; i++) next[i] = make_uint4(0, 0, 0, 0);
+  if (begin < end) {
+    entries = entry_at(a.step, where.sequence, begin, a.layer);
+    if (ahead) load(0, (min(end, where.len - 1) - begin) * VECTORS);
+  }
+  grid_wait();
+  if (begin >= end) return;
+  load(ahead ? (min(end, where.len - 1) - begin) * VECTORS : 0, (end - begin) * VECTORS);
+
+  const uint4* q = reinterpret_cast<const uint4*>(static_cast<const half*>(a.q_latent) +
+                                                  ((int64_t)row * a.num_heads + head0) * WIDTH);
+  for (int i = threadIdx.x; i < 16 * VECTORS; i += 256)
+    *reinterpret_cast<uint4*>(&sh.queries[i / VECTORS][i % VECTORS * 8]) = q[i];
 
   float top[2] = {-INFINITY, -INFINITY}, denominator[2] = {0, 0};  // of heads 2 warp, + 1
   float sum[8][4] = {};
@@ -136,10 +149,17 @@ KERNEL __launch_bounds__(256) mla_attend(const AttendArgs a) {
 #pragma unroll
     for (int i = 0; i < LOADS; i++) {
       const int at = threadIdx.x + i * 256;
-      *reinterpret_cast<uint4*>(&sh.keys[at / (WIDTH / 8)][at % (WIDTH / 8) * 8]) = next[i];
+      *reinterpret_cast<uint4*>(&sh.keys[at / VECTORS][at % VECTORS * 8]) = next[i];
+      next[i] = make_uint4(0, 0, 0, 0);  // what lies beyond the end must be a number
     }
     __syncthreads();
-    if (token + SPLIT_TOKENS < end) load(token + SPLIT_TOKENS);
+    const int following = token + SPLIT_TOKENS;
+    if (following < end) {  // a tile lies within one page
+      entries += SPLIT_TOKENS * WIDTH;
+      if (following % YOUTU_PAGE_SIZE == 0)
+        entries = entry_at(a.step, where.sequence, following, a.layer);
+      load(0, (end - following) * VECTORS);
+    }
 
     const int tokens8 = warp % 4, part = warp / 4;
     float score[2][4] = {};
@@ -219,11 +239,28 @@ KERNEL __launch_bounds__(256) mla_output(const AttendArgs a) {
   const int first = blockIdx.y * 8, rows = min(8, a.num_rows - first);
   const int tile = head * ((NOPE + VALUE) / 16) + NOPE / 16 + sixteenth;
   const uint4 words = load_words(a.kv_b, tile, warp);
-  const int meta = meta_index(a.kv_b, tile, warp * 64 / a.kv_b.group);
+  const int meta = meta_index(a.kv_b, tile, warp * 64 / GROUP);
   const u32 scale = static_cast<const u32*>(a.kv_b.scales)[meta];
   const u32 zero = static_cast<const uint8_t*>(a.kv_b.zeros)[meta];
+  grid_launch_next();
+  grid_wait();
 
-  // The share of each split: warp w does row w.
+  // Add the splits up: 64 threads hold a row's latent; with few rows more of them share one.
+  const int column = threadIdx.x % 64 * 8, team = threadIdx.x / 64;
+  const int share = rows == 1 ? 4 : rows == 2 ? 2 : 1, at_once = 4 / share;
+  const half* sources = static_cast<const half*>(a.partial) + head * RANK + column;
+  uint4 v[8];
+  auto load = [&](int r, int base) {  // all eight, also those beyond the last: nothing uses them
+    const half* from = sources + (int64_t)(first + r) * a.splits * a.num_heads * RANK;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const int64_t split = min(base + i * share, a.splits - 1);
+      v[i] = *reinterpret_cast<const uint4*>(from + split * a.num_heads * RANK);
+    }
+  };
+  if (team / share < rows) load(team / share, team % share);
+
+  // Meanwhile the share of each split: warp w does row w.
   if (warp < rows) {
     const int row = first + warp, len = row_of(a.step, a.first_row + row).len;
     const int per = tokens_per_split(len, a.splits), used = len > 0 ? (len + per - 1) / per : 0;
@@ -245,23 +282,22 @@ KERNEL __launch_bounds__(256) mla_output(const AttendArgs a) {
   }
   __syncthreads();
 
-  // Add the splits up: 64 threads hold a row's latent; with few rows more of them share one.
-  const int column = threadIdx.x % 64 * 8, team = threadIdx.x / 64;
-  const int share = rows == 1 ? 4 : rows == 2 ? 2 : 1, at_once = 4 / share;
   for (int r = team / share; r < rows; r += at_once) {
-    const half* from = static_cast<const half*>(a.partial) +
-                       ((int64_t)(first + r) * a.splits * a.num_heads + head) * RANK + column;
     float sum[8] = {};
     const int used = used_of[r];
-#pragma unroll 8
-    for (int split = team % share; split < used; split += share) {
-      const float weight = weights[r][split];
-      const uint4 v = *reinterpret_cast<const uint4*>(from + (int64_t)split * a.num_heads * RANK);
-      const u32 p[4] = {v.x, v.y, v.z, v.w};
+    for (int base = team % share; base < used; base += 8 * share) {
+      if (r != team / share || base != team % share) load(r, base);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const float2 f = to_float2(p[i]);
-        sum[2 * i] += weight * f.x, sum[2 * i + 1] += weight * f.y;
+      for (int i = 0; i < 8; i++) {
+        const int split = base + i * share;
+        if (split >= used) continue;  // what was read there may be anything
+        const float weight = weights[r][split];
+        const u32 p[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const float2 f = to_float2(p[j]);
+          sum[2 * j] += weight * f.x, sum[2 * j + 1] += weight * f.y;
+        }
       }
     }
     if (share > 1) {

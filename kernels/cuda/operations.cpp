@@ -10,9 +10,10 @@ namespace {
 
 constexpr int SLAB_ROWS = 64;                    // rows of one attention launch
 constexpr int64_t PARTIAL_VALUES = 256 * 8192;   // of all splits of a slab
-constexpr int MAX_HEADS = 64, MAX_ARGMAX_ROWS = 256;
+constexpr int MAX_HEADS = 64, MAX_ARGMAX_ROWS = 1024;
 constexpr int MLA_RANK = 512, MLA_ROPE = 64, MLA_NOPE = 128, MLA_VALUE = 128;
 constexpr int64_t QUERY_VALUES = int64_t(SLAB_ROWS) * 16 * (MLA_RANK + MLA_ROPE);
+constexpr int MAX_STAGED_BYTES = (8 * (3072 + 8) + 3072) * 2;
 constexpr int MLA_ATTEND_SHARED = 62016;  // sizeof(AttendShared) in mla.cu
 constexpr float LOG2_E = 1.4426950408889634f;
 
@@ -30,15 +31,26 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 bool takes_int4(int32_t n, int32_t k, int32_t group) {
-  return n > 0 && k > 0 && n % 8 == 0 && (group == 64 || group == 128) && k % group == 0;
+  return n > 0 && k > 0 && n % 8 == 0 && group == GROUP && k % GROUP == 0;
 }
 
 int64_t tiles_of(int32_t n) { return divide_up(n, 16); }
 
-Int4 int4_of(const void* packed, int32_t n, int32_t k, int32_t group) {
+Int4 int4_of(const void* packed, int32_t n, int32_t k) {
   const char* words = static_cast<const char*>(packed);
   const char* scales = words + tiles_of(n) * (k / 64) * 512;
-  return {words, scales, scales + tiles_of(n) * (k / group) * 32, n, k, group};
+  return {words, scales, scales + tiles_of(n) * (k / GROUP) * 32, n, k};
+}
+
+int32_t gemm(const LinearArgs& args, bool gated, void* stream) {
+  const int64_t width = divide_up(args.w.n, 128);
+  // Large blocks reuse more, if there are enough of them.
+  const bool large = width * divide_up(args.num_tokens, 128) >= 2 * driver_num_multiprocessors();
+  const int tokens = large ? 128 : 64;
+  const Kernel kernel = gated ? (large ? K_int4_gemm_gated_128 : K_int4_gemm_gated_64)
+                              : (large ? K_int4_gemm_128 : K_int4_gemm_64);
+  return driver_launch(kernel, {width, divide_up(args.num_tokens, tokens)}, 256, &args, stream,
+                       2 * tokens * (64 + 8) * 2);
 }
 
 // Query rows of one launch, and parts of the context so that the blocks fill the device.
@@ -83,16 +95,8 @@ int64_t youtu_int4_bytes(int32_t n, int32_t k, int32_t group) {
 int32_t youtu_int4_pack(void* packed, const int32_t* qweight, const int32_t* qzeros,
                         const void* scales, int32_t n, int32_t k, int32_t group, void* stream) {
   if (!takes_int4(n, k, group) || !aligned(packed)) return YOUTU_EINVAL;
-  const PackArgs args = {int4_of(packed, n, k, group), qweight, qzeros, scales};
+  const PackArgs args = {int4_of(packed, n, k), qweight, qzeros, scales};
   return driver_launch(K_int4_pack, {k / 64, tiles_of(n)}, 32, &args, stream);
-}
-
-int32_t youtu_int4_dequantize(void* y, const void* packed, int32_t first_row, int32_t num_rows,
-                              int32_t n, int32_t k, int32_t group, void* stream) {
-  if (!takes_int4(n, k, group) || first_row % 16) return YOUTU_EINVAL;
-  const DequantizeArgs args = {int4_of(packed, n, k, group), y, first_row};
-  return driver_launch(K_int4_dequantize, {divide_up(k / 64, 8), tiles_of(num_rows)}, 256, &args,
-                       stream);
 }
 
 int32_t youtu_int4_linear(void* y, const void* x, const void* packed, const void* bias,
@@ -100,12 +104,24 @@ int32_t youtu_int4_linear(void* y, const void* x, const void* packed, const void
                           int64_t x_stride, void* stream) {
   if (!takes_int4(n, k, group) || !aligned(x) || x_stride % 8) return YOUTU_EINVAL;
   LinearArgs args = {};
-  args.w = int4_of(packed, n, k, group);
+  args.w = int4_of(packed, n, k);
   args.y = y, args.x = x, args.bias = bias;
   args.x_stride = x_stride, args.num_tokens = num_tokens;
+  if (num_tokens > YOUTU_FEW_ROWS) return gemm(args, false, stream);
   const Grid grid = {tiles_of(n), divide_up(num_tokens, 8)};
   if (k >= 4096) return driver_launch(K_int4_linear_long, grid, 512, &args, stream);
   return driver_launch(K_int4_linear_short, grid, 256, &args, stream);
+}
+
+int32_t youtu_int4_gated(void* y, const void* x, const void* packed, const void* bias,
+                         int32_t num_tokens, int32_t n, int32_t k, int32_t group,
+                         int64_t x_stride, void* stream) {
+  if (!takes_int4(n, k, group) || n % 32 || !aligned(x) || x_stride % 8) return YOUTU_EINVAL;
+  LinearArgs args = {};
+  args.w = int4_of(packed, n, k);
+  args.y = y, args.x = x, args.bias = bias;
+  args.x_stride = x_stride, args.num_tokens = num_tokens;
+  return gemm(args, true, stream);
 }
 
 int32_t youtu_int4_norm_linear(void* y, void* x_out, const void* x, const void* delta,
@@ -115,11 +131,13 @@ int32_t youtu_int4_norm_linear(void* y, void* x_out, const void* x, const void* 
   if (!takes_int4(n, k, group) || !aligned(x) || !aligned(delta) || !aligned(x_out) ||
       !aligned(norm) || x_stride % 8 || (delta && !x_out) || (gated && n % 32))
     return YOUTU_EINVAL;
-  const LinearArgs args = {int4_of(packed, n, k, group), y,    x,        delta,      x_out,
-                           norm,                         bias, x_stride, num_tokens, eps};
+  const LinearArgs args = {int4_of(packed, n, k), y,    x,        delta,      x_out,
+                           norm,                  bias, x_stride, num_tokens, eps};
   const Grid grid = {tiles_of(gated ? n / 2 : n), divide_up(num_tokens, 8)};
   const Kernel kernel = gated ? K_int4_linear_norm_gated : K_int4_linear_norm;
-  return driver_launch(kernel, grid, 256, &args, stream);
+  const int32_t shared = (std::min(num_tokens, 8) * (k + 8) + k) * 2;
+  if (shared > MAX_STAGED_BYTES) return YOUTU_EINVAL;
+  return driver_launch(kernel, grid, 256, &args, stream, shared);
 }
 
 int32_t youtu_int8_linear(void* y, const void* x, const void* weight, const void* scales,
@@ -143,8 +161,16 @@ int32_t youtu_int8_embed(void* y, const int64_t* ids, const void* weight, const 
 int32_t youtu_argmax(int64_t* ids, const void* x, int32_t num_rows, int32_t n, void* stream) {
   if (num_rows > MAX_ARGMAX_ROWS) return YOUTU_EINVAL;
   const ArgmaxArgs args = {static_cast<const float*>(x), ids, workspace->best, n};
+  if (num_rows == 0) return YOUTU_OK;
   const int32_t status = driver_launch(K_argmax, {64, num_rows}, 256, &args, stream);
   return status ? status : driver_launch(K_argmax_take, {1}, num_rows, &args, stream);
+}
+
+int32_t youtu_advance(int64_t* ids, int64_t* positions, int64_t* slots, int32_t* context_len,
+                      const int64_t* next, int32_t num_rows, void* stream) {
+  if (num_rows > 1024) return YOUTU_EINVAL;
+  const AdvanceArgs args = {ids, positions, slots, context_len, next};
+  return driver_launch(K_advance, {1}, num_rows, &args, stream);
 }
 
 // --- token-wise
@@ -228,8 +254,7 @@ namespace {
 int32_t mla(AbsorbArgs args, const youtu_step* step, void* stream) {
   AttendArgs& attend = args.attend;
   if (!takes_step(*step) || step->cache_width != MLA_RANK + MLA_ROPE || attend.num_heads % 16 ||
-      attend.num_heads > MAX_HEADS ||
-      !takes_int4(attend.kv_b.n, attend.kv_b.k, attend.kv_b.group))
+      attend.num_heads > MAX_HEADS)
     return YOUTU_EINVAL;
   Slab slab = slab_of(*step, attend.num_heads, MLA_RANK);
   slab.rows = std::min(slab.rows, SLAB_ROWS * 16 / attend.num_heads);
@@ -290,11 +315,12 @@ int32_t youtu_mla_attention(void* out, const void* q, const void* kv_b, int32_t 
                             const youtu_step* step, int32_t num_heads, int32_t nope_dim,
                             int32_t rope_dim, int32_t v_dim, int32_t rank, int32_t layer,
                             float scale, void* stream) {
-  if (nope_dim != MLA_NOPE || rope_dim != MLA_ROPE || v_dim != MLA_VALUE || rank != MLA_RANK)
+  if (nope_dim != MLA_NOPE || rope_dim != MLA_ROPE || v_dim != MLA_VALUE || rank != MLA_RANK ||
+      group != GROUP)
     return YOUTU_EINVAL;
   AbsorbArgs args = {};
   args.attend.q = q, args.attend.out = out, args.attend.num_heads = num_heads;
-  args.attend.kv_b = int4_of(kv_b, num_heads * (MLA_NOPE + MLA_VALUE), MLA_RANK, group);
+  args.attend.kv_b = int4_of(kv_b, num_heads * (MLA_NOPE + MLA_VALUE), MLA_RANK);
   args.attend.layer = layer, args.attend.scale = scale * LOG2_E;
   return mla(args, step, stream);
 }
@@ -304,9 +330,10 @@ int32_t youtu_mla_decode(void* out, const void* q, const void* latent, const voi
                          const void* sin, int32_t interleaved, int32_t group,
                          const youtu_step* step, int32_t num_heads, int32_t layer, float scale,
                          float eps, void* stream) {
+  if (group != GROUP) return YOUTU_EINVAL;
   AbsorbArgs args = {};
   args.attend.q = q, args.attend.out = out, args.attend.num_heads = num_heads;
-  args.attend.kv_b = int4_of(kv_b, num_heads * (MLA_NOPE + MLA_VALUE), MLA_RANK, group);
+  args.attend.kv_b = int4_of(kv_b, num_heads * (MLA_NOPE + MLA_VALUE), MLA_RANK);
   args.attend.layer = layer, args.attend.scale = scale * LOG2_E;
   RopeArgs& rope = args.rope;
   rope.step = *step, rope.latent = latent, rope.norm = norm, rope.latent_stride = latent_stride;

@@ -5,6 +5,8 @@
 template <bool LAYER>
 static __device__ __forceinline__ void norm(const NormArgs& a) {
   __shared__ float shared[2][8];
+  grid_launch_next();
+  grid_wait();
   const int64_t row = blockIdx.x;
   const uint4* x = reinterpret_cast<const uint4*>(static_cast<const half*>(a.x) + row * a.x_stride);
   const uint4* source = x;
@@ -63,6 +65,8 @@ KERNEL __launch_bounds__(256) rms_norm(const NormArgs a) { norm<false>(a); }
 KERNEL __launch_bounds__(256) layer_norm(const NormArgs a) { norm<true>(a); }
 
 KERNEL __launch_bounds__(256) silu_mul(const MapArgs a) {
+  grid_launch_next();
+  grid_wait();
   const int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 2;
   if (i >= a.count) return;
   const half* gate = static_cast<const half*>(a.x) + i / a.n * 2 * a.n + i % a.n;
@@ -73,6 +77,8 @@ KERNEL __launch_bounds__(256) silu_mul(const MapArgs a) {
 }
 
 KERNEL __launch_bounds__(256) gelu_tanh(const MapArgs a) {
+  grid_launch_next();
+  grid_wait();
   const int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
   if (i >= a.count) return;
   const float x = __half2float(static_cast<const half*>(a.x)[i]);
@@ -80,14 +86,17 @@ KERNEL __launch_bounds__(256) gelu_tanh(const MapArgs a) {
   static_cast<half*>(a.y)[i] = __float2half_rn(0.5f * x * (1 + tanhf(inner)));
 }
 
-// Floats in an order that unsigned integers have too.
+// Floats in an order that unsigned integers have too; NaN above all.
 static __device__ __forceinline__ u32 order_of(float v) {
   const u32 bits = __float_as_uint(v);
+  if (v != v) return ~0u;
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
 // The largest of each row, ties to the lower index. Blocks: (part, row).
 KERNEL __launch_bounds__(256) argmax(const ArgmaxArgs a) {
+  grid_launch_next();
+  grid_wait();
   __shared__ u64 shared[8];
   const float* row = a.x + (int64_t)blockIdx.y * a.n;
   u64 best = 0;
@@ -102,9 +111,20 @@ KERNEL __launch_bounds__(256) argmax(const ArgmaxArgs a) {
   atomicMax(a.best + blockIdx.y, best);
 }
 
-// What argmax found, and a clean slate for its next run.
+// What argmax found, -1 where that is not finite, and a clean slate for its next run.
 KERNEL argmax_take(const ArgmaxArgs a) {
+  grid_wait();
   const int i = threadIdx.x;
-  a.ids[i] = (u32)~(u32)a.best[i];
+  const u32 order = a.best[i] >> 32;
+  const bool finite = order > 0x007fffffu && order < 0xff800000u;
+  a.ids[i] = finite ? (int64_t)(u32)~(u32)a.best[i] : -1;
   a.best[i] = 0;
+}
+
+KERNEL advance(const AdvanceArgs a) {
+  grid_wait();
+  const int i = threadIdx.x;
+  if (a.slots[i] < 0) return;
+  a.ids[i] = max(a.next[i], 0LL);  // whatever: a row that is no number ends its sequence
+  a.positions[i]++, a.slots[i]++, a.context_len[i]++;
 }

@@ -27,6 +27,7 @@ extern "C" {
 #define YOUTU_FLOAT16 1
 
 #define YOUTU_PAGE_SIZE 256 /* tokens of one cache page */
+#define YOUTU_FEW_ROWS 32   /* CUDA: up to so many, a linear is limited by reading its weights */
 
 #ifdef __CUDACC_RTC__ /* device code needs the types only */
 #define YOUTU_API __device__
@@ -76,7 +77,7 @@ YOUTU_API int32_t youtu_read_memory(const void* data, int64_t bytes, void* strea
 /* --- weights */
 
 /* Bytes of an INT4 weight [n, k] in tile order; 0 if the shape is not taken
- * (n % 8, k % group, group one of 32, 64, 128). */
+ * (n % 8, k % group, group one of 32, 64, 128; CUDA: 128). */
 YOUTU_API int64_t youtu_int4_bytes(int32_t n, int32_t k, int32_t group);
 
 /* AutoAWQ GEMM layout -> tile order. packed: youtu_int4_bytes, 64-byte aligned. */
@@ -158,20 +159,29 @@ YOUTU_API int32_t youtu_mla_attention(void* out, const void* q, const void* kv_b
 /* --- CUDA only */
 
 /* y [T, n] = rms_norm(x + delta) W^T + bias; when gated, y [T, n / 2] = silu(first half of the
- * outputs) * second half. delta may be null; with it, x_out [T, k] = x + delta, not in place. */
+ * outputs) * second half. delta may be null; with it, x_out [T, k] = x + delta, not in place.
+ * k at most 3072. */
 YOUTU_API int32_t youtu_int4_norm_linear(void* y, void* x_out, const void* x, const void* delta,
                                          const void* norm, const void* packed, const void* bias,
                                          int32_t num_tokens, int32_t n, int32_t k, int32_t group,
                                          int32_t gated, int64_t x_stride, float eps, void* stream);
 
-/* y [num_rows, k] = rows first_row .. of W; first_row a multiple of 16. */
-YOUTU_API int32_t youtu_int4_dequantize(void* y, const void* packed, int32_t first_row,
-                                        int32_t num_rows, int32_t n, int32_t k, int32_t group,
-                                        void* stream);
+/* y [T, n / 2] = silu(first half of the outputs) * second half, of y = x W^T + bias. For more rows
+ * than YOUTU_FEW_ROWS. */
+YOUTU_API int32_t youtu_int4_gated(void* y, const void* x, const void* packed, const void* bias,
+                                   int32_t num_tokens, int32_t n, int32_t k, int32_t group,
+                                   int64_t x_stride, void* stream);
 
-/* ids [rows] = index of the largest of x [rows, n] float32, the first of equals. */
+/* ids [rows] = index of the largest of x [rows, n] float32, the first of equals; -1 where that is
+ * infinite or a row has a NaN. */
 YOUTU_API int32_t youtu_argmax(int64_t* ids, const void* x, int32_t num_rows, int32_t n,
                                void* stream);
+
+/* The inputs of a captured step become the next one's: the token that was found, one place further.
+ * Rows without a slot stay as they are. */
+YOUTU_API int32_t youtu_advance(int64_t* ids, int64_t* positions, int64_t* slots,
+                                int32_t* context_len, const int64_t* next, int32_t num_rows,
+                                void* stream);
 
 /* youtu_mla_rope_cache of a latent whose first part is normalised with `norm` [rank] first. */
 YOUTU_API int32_t youtu_mla_norm_rope_cache(void* q, const void* latent, const void* norm,

@@ -47,6 +47,7 @@ def test_step_and_constants_match_the_header() -> None:
     assert int(constants["YOUTU_KERNELS_ABI"]) == native.ABI
     assert int(constants["YOUTU_FLOAT32"]) == native.FLOAT32
     assert int(constants["YOUTU_FLOAT16"]) == native.FLOAT16
+    assert int(constants["YOUTU_FEW_ROWS"]) == native.FEW_ROWS
 
 
 def test_a_missing_library_says_what_to_do() -> None:

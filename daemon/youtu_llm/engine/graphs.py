@@ -3,10 +3,16 @@
 A graph is recorded once for each batch size and reads where it is told to: token ids, positions,
 slots, lengths and page tables are device data, brought over by one copy a step. Its rows beyond
 the sequences at hand have no slot and no context: they write nothing and attend to nothing.
+
+A recorded step ends by turning its inputs into the next step's, so greedy decoding can be one step
+ahead: while the host books a token, the device computes what follows if everybody goes on. If
+somebody does not, that step's result is dropped; what it wrote lies behind the end of its sequence
+and is overwritten before it is read.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,17 +52,17 @@ class _Inputs:
             if row >= len(sequences):
                 self._slots[row], self._lengths[row] = -1, 0
                 continue
-            seq = sequences[row]
-            position = seq.num_computed
-            self._ids[row] = seq.token_ids[position]
-            self._positions[row] = position
-            self._slots[row] = seq.page_of(position) * PAGE_SIZE + position % PAGE_SIZE
-            self._lengths[row] = seq.num_visible + 1
+            seq, place = sequences[row], _place(sequences[row])
+            self._ids[row], self._positions[row] = place.token, place.position
+            self._slots[row], self._lengths[row] = place.slot, place.length
             if seq.pages != self._pages[row]:
                 self._tables[row, : len(seq.pages)] = seq.pages
                 self._pages[row] = list(seq.pages)
-        # The copy of the step before is over: its token ids were read back.
+        # The copy before this one is over: token ids that came after it were read back.
         self._device.copy_(self._host, non_blocking=True)
+
+    def lists_pages_of(self, sequences: list[Sequence]) -> bool:
+        return all(seq.pages == pages for seq, pages in zip(sequences, self._pages, strict=False))
 
 
 class _Graph:
@@ -84,11 +90,63 @@ class _Graph:
         with torch.cuda.graph(self._graph, pool=pool):
             self.logits = model.forward(batch, cache)  # [rows, vocab]
             self.best = model.ops.argmax(self.logits)  # [rows]
+            model.ops.advance(batch, self.best)
+        self._results = [
+            (torch.zeros(rows, dtype=torch.int64, pin_memory=True), torch.cuda.Event())
+            for _ in range(2)
+        ]
+        self._ahead: list[_Place] | None = None  # whose next tokens are under way
 
     def run(self, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
         self.inputs.set(sequences)
+        self._ahead = None
         self._graph.replay()
         return self.logits[: len(sequences)], self.best[: len(sequences)]
+
+    def run_greedy(self, sequences: list[Sequence]) -> list[int]:
+        places = [_place(seq) for seq in sequences]
+        if self._ahead != places or not self.inputs.lists_pages_of(sequences):
+            self.inputs.set(sequences)
+            self._launch()
+        result, done = self._results[0]
+        self._ahead = None
+        # The next page of a sequence is not known yet.
+        go_on = all((place.position + 1) % PAGE_SIZE for place in places)
+        if go_on:
+            self._launch()
+        done.synchronize()
+        tokens: list[int] = result[: len(sequences)].tolist()
+        if go_on:
+            self._ahead = [
+                _Place(place.sequence, place.position + 1, token, place.slot + 1, place.length + 1)
+                for place, token in zip(places, tokens, strict=True)
+            ]
+        return tokens
+
+    def _launch(self) -> None:
+        """Replay, and fetch the tokens into results[0]; what was there moves to results[1]."""
+        self._results.reverse()
+        result, done = self._results[0]
+        self._graph.replay()
+        result.copy_(self.best, non_blocking=True)
+        done.record()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a step of one sequence depends on, its pages aside."""
+
+    sequence: Sequence
+    position: int
+    token: int
+    slot: int
+    length: int
+
+
+def _place(seq: Sequence) -> _Place:
+    position = seq.num_computed
+    slot = seq.page_of(position) * PAGE_SIZE + position % PAGE_SIZE
+    return _Place(seq, position, seq.token_ids[position], slot, seq.num_visible + 1)
 
 
 class DecodeGraphs:
@@ -112,5 +170,11 @@ class DecodeGraphs:
 
         -> (logits [n, vocab], ids of the largest [n]), valid until the next call.
         """
-        size = next(size for size in SIZES if size >= len(sequences))
-        return self._graphs[size].run(sequences)
+        return self._of(sequences).run(sequences)
+
+    def run_greedy(self, sequences: list[Sequence]) -> list[int]:
+        """The likeliest next tokens of such sequences."""
+        return self._of(sequences).run_greedy(sequences)
+
+    def _of(self, sequences: list[Sequence]) -> _Graph:
+        return self._graphs[next(size for size in SIZES if size >= len(sequences))]

@@ -8,7 +8,7 @@ from youtu_llm.engine import batch
 from youtu_llm.engine.graphs import DecodeGraphs
 from youtu_llm.engine.kv_cache import KVCache
 from youtu_llm.engine.models.spec import Model
-from youtu_llm.engine.sampler import Sampler
+from youtu_llm.engine.sampler import Sampler, is_greedy
 from youtu_llm.engine.scheduler import Plan
 from youtu_llm.engine.sequence import Sequence
 
@@ -41,6 +41,8 @@ class Runner:
             self.cache.copy(source, target)
         if self._graphs and _is_decode(plan) and len(plan.chunks) <= self._graphs.max_rows:
             sequences = list(plan.chunks)
+            if all(is_greedy(seq.params) for seq in sequences):
+                return dict(zip(sequences, self._graphs.run_greedy(sequences), strict=True))
             logits, best = self._graphs.run(sequences)
             return dict(zip(sequences, self.sampler.sample(logits, sequences, best), strict=True))
         logits = self.model.forward(batch.build(plan, self.cache.device), self.cache)

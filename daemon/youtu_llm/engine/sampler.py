@@ -63,6 +63,11 @@ class Sampler:
         return mask
 
 
+def is_greedy(params: SamplingParams) -> bool:
+    """Whether the largest logit as it is decides."""
+    return params.temperature == 0.0 and params.repetition_penalty == 1.0
+
+
 def _penalise(row: Tensor, seen: Tensor, penalty: float) -> None:
     """Repetition penalty of Keskar et al. 2019 (CTRL), in place on row [vocab]."""
     torch.where(seen, torch.where(row > 0, row / penalty, row * penalty), row, out=row)

@@ -281,3 +281,10 @@ class Ops(abc.ABC):
         """[R, vocab] -> [R] int64, the first of equals; -1 where the largest is not finite."""
         largest, ids = logits.max(-1)
         return torch.where(largest.isfinite(), ids, -1)
+
+    def advance(self, batch: Batch, token_ids: Tensor) -> None:
+        """Make a batch of single rows the next step's, in place: one token [T] further.
+
+        Rows without a slot (-1) stay. Only for backends that can capture.
+        """
+        raise NotImplementedError

@@ -237,6 +237,18 @@ class CudaOps(Ops):
         native.check(status, "argmax")
         return ids
 
+    def advance(self, batch: Batch, token_ids: Tensor) -> None:
+        status = self._lib.youtu_advance(
+            batch.token_ids.data_ptr(),
+            batch.positions.data_ptr(),
+            batch.slots.data_ptr(),
+            batch.context_len.data_ptr(),
+            token_ids.data_ptr(),
+            batch.num_tokens,
+            self._stream(),
+        )
+        native.check(status, "advance")
+
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         y = self._empty(*x.shape)
         status = self._lib.youtu_rms_norm(

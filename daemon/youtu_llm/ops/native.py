@@ -73,6 +73,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
     "youtu_int4_gated": (_I, (_P, _P, _P, _P, _I, _I, _I, _I, _L, _P)),
     "youtu_argmax": (_I, (_P, _P, _I, _I, _P)),
+    "youtu_advance": (_I, (_P, _P, _P, _P, _P, _I, _P)),
     "youtu_mla_norm_rope_cache": (
         _I,
         (_P, _P, _P, _L, _P, _P, _I, _I, _STEP, _I, _I, _I, _F, _P),
@@ -89,6 +90,7 @@ _ONLY = {
         "youtu_int4_norm_linear",
         "youtu_int4_gated",
         "youtu_argmax",
+        "youtu_advance",
         "youtu_mla_norm_rope_cache",
         "youtu_mla_decode",
         "youtu_cache_gather",
