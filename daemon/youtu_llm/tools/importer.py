@@ -236,11 +236,14 @@ def _write_int4(writer: SafetensorsWriter, tensor: SourceTensor) -> None:
 
 
 def require_extra() -> None:
-    """Raises ModelError naming the pip extra when a part of it is not installed."""
+    """Raises ModelError with the remedy when a part of it is not installed."""
     modules = ("gguf", "huggingface_hub", "numpy", "safetensors", "torch")
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        raise ModelError(f"{', '.join(missing)} not installed: pip install 'youtu[models]'")
+        raise ModelError(
+            f"{', '.join(missing)} not installed: run `sudo youtu setup-engine`, or without the"
+            " package pip install 'youtu[models]'"
+        )
 
 
 def _name_of(source: Path) -> str:
