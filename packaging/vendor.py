@@ -4,6 +4,7 @@
     vendor.py lock                       write vendor.txt anew, for the versions it names
     vendor.py unpack ARCH CACHE FOLDER   its wheels in FOLDER, licences in FOLDER/licences
 
+A library without wheels is pure Python, and comes from its source archive.
 An extension module carries its CPython's name, so the wheels of all of them share one folder;
 of a file that several wheels hold, all copies must be equal. torch is not among them.
 """
@@ -14,6 +15,7 @@ import hashlib
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -27,7 +29,9 @@ PLATFORMS = {  # glibc 2.28 at the most: JetPack 6 has 2.35
     "amd64": ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"),
     "arm64": ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"),
 }
+NO_WHEELS = ("sdnotify",)
 NOT_AT_RUN_TIME = (".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h", ".hash")
+LICENCE = re.compile(r"licen[cs]e|notice|copying", re.IGNORECASE)
 ORIGIN = "The Python libraries below /usr/lib/youtu/vendor, as their authors publish them.\n"
 
 
@@ -38,11 +42,12 @@ def fetch(requirements: Path, arch: str, folder: Path, *options: str) -> list[Pa
         into = folder / python
         into.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps"]
-        command += ["--only-binary", ":all:", "--implementation", "cp"]
+        command += ["--only-binary", ":all:", "--no-binary", ",".join(NO_WHEELS)]
+        command += ["--no-build-isolation", "--implementation", "cp"]
         command += ["--python-version", python, "--dest", str(into)]
         command += [word for name in PLATFORMS[arch] for word in ("--platform", name)]
         subprocess.run([*command, *options, "--requirement", str(requirements)], check=True)
-        return sorted(into.glob("*.whl"))
+        return sorted(into.iterdir())
 
     with ThreadPoolExecutor() as pool:
         return [wheel for wheels in pool.map(one, PYTHONS) for wheel in wheels]
@@ -75,39 +80,56 @@ def unpack(arch: str, cache: Path, folder: Path) -> None:
         (cache / "complete").touch()
     seen: dict[str, bytes] = {}
     about: dict[str, str] = {}
-    for wheel in sorted(cache.glob("*/*.whl")):
-        with zipfile.ZipFile(wheel) as archive:
-            for name, data in _contents(archive):
-                if name.endswith(".dist-info/METADATA"):
-                    about.setdefault(*_summary(data))
-                elif ".dist-info/" in name:
-                    library = name.partition("-")[0]
-                    _write(folder / "licences" / library / Path(name).name, data)
-                elif seen.setdefault(name, data) is data:
-                    _write(folder / name, data)
-                elif seen[name] != data:
-                    sys.exit(f"{wheel.name}: {name} differs from another wheel's")
+    for file in sorted(cache.glob("*/*-*")):
+        for name, data in _wheel(file) if file.suffix == ".whl" else _source_archive(file):
+            if name.endswith(".dist-info/METADATA"):
+                about.setdefault(*_summary(data))
+            elif ".dist-info/" in name:
+                library = name.partition("-")[0]
+                _write(folder / "licences" / library / Path(name).name, data)
+            elif seen.setdefault(name, data) is data:
+                _write(folder / name, data)
+            elif seen[name] != data:
+                sys.exit(f"{file.name}: {name} differs from another wheel's")
     text = ORIGIN + "".join(f"\n{name} {rest}" for name, rest in sorted(about.items())) + "\n"
     _write(folder / "licences" / "README", text.encode())
 
 
-def _contents(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
+def _wheel(file: Path) -> Iterator[tuple[str, bytes]]:
     """What is needed at run time, the metadata and the licences."""
-    for name in sorted(archive.namelist()):
-        parts = name.split("/")
-        if ".dist-info/" in name:
-            is_licence = re.search(r"licen[cs]e|notice|copying", parts[-1], re.IGNORECASE)
-            if not is_licence and parts[-1] != "METADATA":
+    with zipfile.ZipFile(file) as archive:
+        for name in sorted(archive.namelist()):
+            parts = name.split("/")
+            if ".dist-info/" in name:
+                if not LICENCE.search(parts[-1]) and parts[-1] != "METADATA":
+                    continue
+            elif name.endswith((*NOT_AT_RUN_TIME, "/")) or "tests" in parts:
                 continue
-        elif name.endswith((*NOT_AT_RUN_TIME, "/")) or "tests" in parts:
-            continue
-        yield name, archive.read(name)
+            yield name, archive.read(name)
+
+
+def _source_archive(file: Path) -> Iterator[tuple[str, bytes]]:
+    """The same, named as a wheel would name it."""
+    top = file.name[: -len(".tar.gz")]
+    package = top.partition("-")[0]
+    with tarfile.open(file) as archive:
+        for member in sorted(archive.getmembers(), key=lambda member: member.name):
+            name = member.name.partition("/")[2]
+            stream = archive.extractfile(member)
+            if stream is None:
+                continue
+            if name.startswith(f"{package}/") and name.endswith(".py"):
+                yield name, stream.read()
+            elif name == "PKG-INFO":
+                yield f"{top}.dist-info/METADATA", stream.read()
+            elif "/" not in name and LICENCE.search(name):
+                yield f"{top}.dist-info/{name}", stream.read()
 
 
 def _summary(metadata: bytes) -> tuple[str, str]:
     fields = HeaderParser().parsestr(metadata.decode())
     licence = fields["License-Expression"] or fields["License"] or ""
-    if not licence or "\n" in licence:
+    if licence in ("", "UNKNOWN") or "\n" in licence:
         kinds = [c for c in fields.get_all("Classifier") or () if c.startswith("License ::")]
         licence = ", ".join(kind.rpartition(" :: ")[2] for kind in kinds)
     return fields["Name"], f"{fields['Version']}: {licence}"

@@ -52,8 +52,9 @@ class Listeners:
             listeners.append(unix_socket(path))
             self._file = (path, os.stat(path).st_ino)
         for listener in listeners:
+            # Not create_unix_server: since Python 3.13 that deletes systemd's socket at the end.
             self._open.append(
-                await loop.create_unix_server(self._connection, sock=listener, backlog=BACKLOG)
+                await loop.create_server(self._connection, sock=listener, backlog=BACKLOG)
             )
             logger.info("listening on unix://%s", listener.getsockname())
         if service.port:

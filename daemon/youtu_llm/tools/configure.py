@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from youtu_llm import atomicfile, config, explain, yamlsource
 from youtu_llm.config import Loaded
@@ -89,7 +90,7 @@ def set_value(file: Path, key: str, value: str) -> None:
     word = value if yamlsource.resolve(value) == value else json.dumps(value)
     text = _with_value(data.decode(), before, section, name, word)
     after = yamlsource.parse(text.encode(), str(file))
-    wanted = {name: value}
+    wanted: dict[str, Any] = {name: value}
     if section:
         wanted = {section: {**(before.values.get(section) or {}), name: value}}
     if after.problems or after.values != {**before.values, **wanted}:
