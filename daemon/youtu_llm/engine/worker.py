@@ -164,6 +164,14 @@ class Worker:
             cache_dtype=backend.cache_dtype,
             device=ops.device,
         )
+        if plan.max_model_len < rope_plan.max_positions:
+            # The pages hold less than the model reaches: stretch no further than they do.
+            rope_plan = rope.plan(
+                checkpoint.config,
+                kind.extension,
+                long_context=config.long_context,
+                max_tokens=plan.max_model_len,
+            )
         for line in str(plan).splitlines():
             log.info("plan: %s", line)
         for note in (*rope_plan.notes, *rope_plan.warnings, *backend.degraded):
