@@ -270,7 +270,8 @@ def _profile_use(args: argparse.Namespace) -> None:
     if live != args.name:
         raise YoutuError(
             f"the daemon on {daemon.host} stays with the profile {live}: it reads another config"
-            " file, or its --profile flag or YOUTU_PROFILE overrules it"
+            " file, or its --profile flag or YOUTU_PROFILE overrules it."
+            f" {file} keeps {args.name} for a start without them"
         )
     print(f"The profile {live} is live.")
 
