@@ -16,7 +16,7 @@ from youtu_llm.tools.safetensors_writer import SafetensorsWriter, TensorPlan
 
 GROUP_SIZE = 128
 CONFIGS: dict[str, dict[str, Any]] = {
-    "youtu-llm-2b": {  # the real file's values: shared/specs/youtu-llm-2b.md
+    "youtu-llm-2b": {  # as in the published config.json
         "architectures": ["YoutuForCausalLM"],
         "model_type": "youtu",
         "num_hidden_layers": 32,
