@@ -42,7 +42,10 @@ def test_sigkills_in_mid_stream(start: Start, share: Share, report: Report) -> N
         ]
         for thread in threads:
             thread.start()
-        speaking.wait(30)
+        try:
+            speaking.wait(30)
+        except threading.BrokenBarrierError:
+            pytest.fail(daemon.log.read_text()[-3000:])
         time.sleep(random.random() * 0.2)
         killed_at = time.monotonic()
         daemon.engine().kill()
@@ -85,14 +88,22 @@ def test_a_killed_service_leaves_no_engine(start: Start, share: Share, report: R
         engine = daemon.engine()
         daemon.process.kill()
         killed_at = time.monotonic()
-        psutil.wait_procs([engine], timeout=30)
+        while is_alive(engine):
+            time.sleep(0.002)
         took.append(time.monotonic() - killed_at)
-        assert not engine.is_running()
         daemon.process.wait()
         daemon.start()
         daemon.wait_for("ready")
     report(f"{count} kill -9 of the service: engine gone after at most {max(took) * 1e3:.0f} ms")
     assert max(took) <= 1.0
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Its new parent may take its time to bury it."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_cancels_and_disconnects(start: Start, share: Share, report: Report) -> None:
@@ -150,7 +161,7 @@ def cancel_to_free(daemon: Daemon) -> str:
 
 def test_a_flood_of_connections(start: Start, share: Share, report: Report) -> None:
     """A thousand connections that ask at ten times what the daemon can answer."""
-    num_clients, seconds = 1000, max(4, share(30))
+    num_clients, seconds = 1000, max(10, share(30))
     daemon = start("--step-s", "0.02", engine={"max_num_seqs": 8}, service={"queue_size": 16})
     tokens = 50  # a second an answer: capacity 8 a second
     process = psutil.Process(daemon.process.pid)
@@ -163,10 +174,11 @@ def test_a_flood_of_connections(start: Start, share: Share, report: Report) -> N
     async def client(session: aiohttp.ClientSession, until: float) -> None:
         body = {"prompt": "!long", "max_new_tokens": tokens, "stream": False}
         while True:
-            await asyncio.sleep(random.expovariate(80 / num_clients))
-            began = time.monotonic()
-            if began > until:
+            pause_s = random.expovariate(80 / num_clients)
+            if time.monotonic() + pause_s > until:
                 return
+            await asyncio.sleep(pause_s)
+            began = time.monotonic()
             async with session.post("http://y/chat", json=body) as answer:
                 await answer.read()
                 codes[answer.status] = codes.get(answer.status, 0) + 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from youtu_llm.service.board import Board
 from youtu_llm.service.engine_client import EngineClient
 from youtu_llm.service.generation import FinishReason, Generation
 from youtu_llm.service.metrics import Metrics
+from youtu_llm.service.rate import Rate
 from youtu_llm.service.sessions import History, Session, Sessions, next_prompt
 from youtu_llm.service.setup import Setup
 from youtu_llm.service.state import Status
@@ -32,8 +32,6 @@ Priority = Literal["high", "normal", "low"]
 PRIORITIES: dict[Priority, int] = {"low": -1, "normal": 0, "high": 1}
 
 HOT_POLL_S = 0.05
-FIRST_GUESS_S = 1.0  # that an answer takes, until some were measured
-LONGEST_RETRY_S = 300
 LAST_WORDS_S = 2.0  # for streams that the end of a drain cuts, to say so
 
 
@@ -73,7 +71,7 @@ class Pipeline:
         self.setup = setup
         self.live: dict[str, Generation] = {}
         self.sessions = Sessions()
-        self._mean_answer_s = FIRST_GUESS_S
+        self._rate = Rate()
         self._status = status
         self._client = client
         self._metrics = metrics
@@ -147,21 +145,18 @@ class Pipeline:
             replaces = self.sessions.num_speaking > 0
         num_live = sum(generation.stopped_by is None for generation in self.live.values())
         if num_live - replaces >= self.capacity:
-            num_seqs = self.settings.engine.max_num_seqs
-            wait_s = self._mean_answer_s * (num_live - num_seqs + 1) / num_seqs
+            retry_after_s = self._rate.retry_after_s(num_live, self.settings.engine.max_num_seqs)
             raise QueueFull(
                 f"{num_live} requests are being answered or wait, which is the most"
-                f" (engine.max_num_seqs + service.queue_size); try again in {wait_s:.0f} s",
-                retry_after_s=max(1, min(math.ceil(wait_s), LONGEST_RETRY_S)),
+                f" (engine.max_num_seqs + service.queue_size); try again in {retry_after_s} s",
+                retry_after_s=retry_after_s,
             )
 
     def _measure(self, generation: Generation) -> None:
-        """Of answers that came: how long one keeps a place of the engine."""
         clock = generation.clock
         if generation.result is not None and clock.last_token_at:
             queue_s = generation.result.timings.queue_ms / 1e3
-            took_s = clock.last_token_at - clock.received_at - queue_s
-            self._mean_answer_s += (took_s - self._mean_answer_s) / 16
+            self._rate.measure(clock.last_token_at - clock.received_at - queue_s)
 
     async def _begin(self, generation: Generation, ask: Ask, session: Session | None) -> None:
         settings, tokenizer = generation.settings, generation.setup.tokenizer

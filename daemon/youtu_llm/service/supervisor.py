@@ -168,6 +168,8 @@ class Supervisor:
             engine.send(Configure(self._config))
             await engine.gone
             grace_s = CRASH_GRACE_S
+            if self._status.state is State.READY:  # whatever the reason, that is over
+                self._status.change(State.RESTARTING)
         except OSError as error:
             return _Ending(
                 f"cannot start the engine's Python ({error.strerror}): set engine.python, or let"
