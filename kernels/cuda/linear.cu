@@ -50,7 +50,7 @@ static __device__ __forceinline__ void multiply(float (&total)[4], const Weights
 }
 
 // staged [rows][k + 8] = rms_norm(x + delta) * gains of rows `first` .., by a block of 8 warps, SHARE
-// of which do a row. The loads of a row are under way together, four of a lane at a time.
+// of which do a row.
 template <int SHARE>
 static __device__ __forceinline__ void stage_rows(half* staged, const half* gains,
                                                   const LinearArgs& a, int first, int rows) {
@@ -65,17 +65,17 @@ static __device__ __forceinline__ void stage_rows(half* staged, const half* gain
   uint4* to = reinterpret_cast<uint4*>(staged + r * stride);
   const int count = r < rows ? vectors : 0;
   float sum = 0;
-  for (int base = lane; base < count; base += 4 * 32 * SHARE) {
-    uint4 v[4], d[4];
+  for (int base = lane; base < count; base += 2 * 32 * SHARE) {
+    uint4 v[2], d[2];  // two under way: more would cost the registers that hold weights
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 2; i++) {
       const int at = base + i * 32 * SHARE;
       v[i] = d[i] = make_uint4(0, 0, 0, 0);
       if (at < count) v[i] = x[at];
       if (at < count && a.delta != nullptr) d[i] = delta[at];
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 2; i++) {
       const int at = base + i * 32 * SHARE;
       if (at >= count) continue;
       if (a.delta != nullptr) {
@@ -155,19 +155,25 @@ static __device__ __forceinline__ void int4_linear(const LinearArgs& a) {
 
   float total[4] = {0, 0, 0, 0};
   for (int base = warp; base < groups; base += WARPS * UNROLL) {
+    // From shared memory activations come when they are needed, else all are asked for at once.
+    u32 v[NORM ? 1 : UNROLL][2][8];
+    auto load_group = [&](u32(&to)[2][8], int group) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) load_activations(to[i], x + group * GROUP + i * 64, g < rows);
+    };
 #pragma unroll
     for (int u = 0; u < UNROLL; u++) {
       const int group = base + u * WARPS;
-      if (group < groups && base != warp) load_weights(weights[u], a.w, tile, group);
+      if (!NORM && group < groups) load_group(v[u], group);
     }
 #pragma unroll
     for (int u = 0; u < UNROLL; u++) {
       const int group = base + u * WARPS;
       if (group >= groups) continue;
-      u32 v[2][8];
-#pragma unroll
-      for (int i = 0; i < 2; i++) load_activations(v[i], x + group * GROUP + i * 64, g < rows);
-      multiply(total, weights[u], v);
+      if (NORM) load_group(v[0], group);
+      multiply(total, weights[u], v[NORM ? 0 : u]);
+      if (group + WARPS * UNROLL < groups)
+        load_weights(weights[u], a.w, tile, group + WARPS * UNROLL);
     }
   }
   partial[part * WARPS + warp][g][t] = make_float2(total[0], total[1]);
@@ -194,20 +200,19 @@ static __device__ __forceinline__ void int4_linear(const LinearArgs& a) {
   static_cast<half*>(a.y)[(int64_t)(first + column) * width + n] = __float2half_rn(y);
 }
 
-// Long k (down projections) takes more warps, so that a block still reads it in one go. Registers
-// are kept few, so that the next kernel's blocks fit beside and read their weights ahead.
-KERNEL __launch_bounds__(256, 3) int4_linear_short(const LinearArgs a) {
+// Long k (down projections) takes more warps, so that a block still reads it in one go.
+KERNEL __launch_bounds__(256) int4_linear_short(const LinearArgs a) {
   int4_linear<8, 2, false, false>(a);
 }
-KERNEL __launch_bounds__(512, 2) int4_linear_long(const LinearArgs a) {
+KERNEL __launch_bounds__(512) int4_linear_long(const LinearArgs a) {
   int4_linear<16, 3, false, false>(a);
 }
 KERNEL __launch_bounds__(256) int4_linear_norm(const LinearArgs a) {
   int4_linear<8, 2, true, false>(a);
 }
-// Three blocks fit on an SM: a large MLP's are then all there at once.
-KERNEL __launch_bounds__(256, 3) int4_linear_norm_gated(const LinearArgs a) {
-  int4_linear<4, 4, true, true>(a);
+// Four blocks fit on an SM: a large MLP's are then all there at once, the next kernel's beside them.
+KERNEL __launch_bounds__(256, 4) int4_linear_norm_gated(const LinearArgs a) {
+  int4_linear<4, 2, true, true>(a);
 }
 
 // --- packing

@@ -136,6 +136,8 @@ class Core:
         if time.monotonic() - self._last_work_s > self._cache_idle_s and self.pool.num_cached:
             self.pool.evict_cached()
             self.cache.trim(self.pool)
+            if self.cache.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def page_stats(self) -> PageStats:
         pool = self.pool

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from youtu_llm.protocol import PAGE_SIZE
+
 if TYPE_CHECKING:
     from youtu_llm.engine.core import Core
     from youtu_llm.ops.cuda import CudaOps
@@ -27,7 +29,7 @@ PROMPT, ANSWER, LONG = 512, 256, 32_000
 
 
 class Bench:
-    def __init__(self, model_dir: Path) -> None:
+    def __init__(self, model_dir: Path, max_num_seqs: int) -> None:
         import torch
 
         self.lines: list[str] = []
@@ -35,7 +37,7 @@ class Bench:
         torch.cuda.synchronize()
         self.free_at_start = torch.cuda.mem_get_info()[0]
         self.device = torch.cuda.get_device_name()
-        config, started = self._config(model_dir), time.perf_counter()
+        config, started = self._config(model_dir, max_num_seqs), time.perf_counter()
         self.core, hello = load(config)
         self.load_s = time.perf_counter() - started
         self.ops: CudaOps = self.core.runner.model.ops  # type: ignore[assignment]
@@ -47,10 +49,17 @@ class Bench:
             f" {reserved:.3f} GB tensors, and weights {hello.memory.weights / 1e9:.3f} GB"
         )
 
-    def _config(self, model_dir: Path) -> Any:
+    def _config(self, model_dir: Path, max_num_seqs: int) -> Any:
         from youtu_llm.protocol import EngineConfig
 
-        return EngineConfig(str(model_dir), device="cuda", max_num_seqs=8, prefix_cache=False)
+        # Prefixes that are kept for a next time would count as memory that grows.
+        return EngineConfig(
+            str(model_dir),
+            device="cuda",
+            max_num_seqs=max_num_seqs,
+            max_context_tokens=LONG + PAGE_SIZE,
+            prefix_cache=False,
+        )
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -90,13 +99,18 @@ class Bench:
         self.say("|---|---|---|---|---|")
         for _ in range(3):
             self.generate([PROMPT], 16)
-        for batch in (1, 2, 4, 8):
+        sizes = [n for n in (1, 2, 4, 8) if n <= self.core.scheduler.limits.max_num_seqs]
+        for batch in sizes:
             runs = [self.generate([PROMPT] * batch, ANSWER) for _ in range(3)]
             first = statistics.median(run[0] for run in runs)
             rate = statistics.median(run[1] for run in runs)
             self.row(batch, PROMPT, first, rate)
+
+    def long(self) -> None:
         first, rate = self.generate([LONG], 128)
         self.row(1, LONG, first, rate)
+
+    def sampling(self) -> None:
         self.say("")
         for name, params in {
             "temperature 0.7, top_k 20, top_p 0.8": {"temperature": 0.7, "top_k": 20, "top_p": 0.8},
@@ -121,14 +135,29 @@ class Bench:
         self.say(f"{num_requests} requests by four: {min(used):.3f} to {max(used):.3f} GB")
 
     def steps(self) -> None:
-        """The captured step alone: what the host's part costs is the difference."""
+        """The captured step alone, with a context: what the host's part costs is the difference."""
         import torch
 
-        graphs = self.core.runner._graphs
+        graphs, cache = self.core.runner._graphs, self.core.cache
         assert graphs is not None
-        for size, graph in graphs._graphs.items():
-            rate = per_call(graph._graph.replay, torch.cuda.current_stream())
-            self.say(f"captured step of {size}: {rate * 1e3:.3f} ms without context")
+        pages = PROMPT // PAGE_SIZE + 1
+        with torch.inference_mode():
+            cache.ensure(list(range(pages * graphs.max_rows)))
+            for size, graph in graphs._graphs.items():
+                _, positions, slots, lengths, tables = graph.inputs.on_device
+                first = torch.arange(size, device="cuda") * pages  # a row's pages are neighbours
+                tables[:, :pages] = first[:, None] + torch.arange(pages, device="cuda")
+                times = []
+                for context in (1, PROMPT):
+                    positions[:], slots[:] = context, first * PAGE_SIZE + context
+                    lengths[:] = context + 1
+                    times.append(per_call(graph._graph.replay, torch.cuda.current_stream()) * 1e3)
+                slots[:], lengths[:] = -1, 0
+                self.say(
+                    f"captured step of {size}: {times[0]:.3f} ms without context, "
+                    f"{times[1]:.3f} ms with {PROMPT} tokens"
+                )
+            cache.trim(self.core.pool)
 
     def kernels(self) -> None:
         """The large linears, over all layers in turn so that no weight is in cache."""
@@ -184,7 +213,7 @@ class Bench:
         import torch
         from torch.profiler import ProfilerActivity
 
-        for prompts, num_new in (([PROMPT], 33), ([PROMPT], 1), ([LONG], 2)):
+        for prompts, num_new in (([PROMPT], 33), ([PROMPT], 1)):
             with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
                 self.generate(prompts, num_new)
             self.say(f"\nprofile of a prompt of {prompts[0]} and {num_new} tokens")
@@ -269,17 +298,20 @@ def read_bandwidth(stream: Any) -> float:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="youtu-bench-gpu", description=__doc__)
     parser.add_argument("model_dir", type=Path)
+    parser.add_argument("--seqs", type=int, default=4, help="requests at a time, at most")
     parser.add_argument("--requests", type=int, default=1000, help="of the endurance run")
     parser.add_argument("--kernels", action="store_true", help="the table of kernels too")
     parser.add_argument("--profile", action="store_true", help="and where the time goes")
     options = parser.parse_args(arguments)
-    bench = Bench(options.model_dir)
-    bench.steps()
-    if options.profile:
-        bench.profile()
+    bench = Bench(options.model_dir, options.seqs)
     bench.speed()
     if options.requests:
         bench.endurance(options.requests)
+    bench.long()
+    bench.sampling()
+    bench.steps()
+    if options.profile:
+        bench.profile()
     if options.kernels:
         bench.kernels()
     return 0
