@@ -33,6 +33,7 @@ def tokenizer(folder: Path) -> Tokenizer:
 @pytest.fixture(scope="module")
 def published(folder: Path) -> Any:
     """transformers' own definition of Qwen2's tokenizer, over the same vocabulary."""
+    pytest.importorskip("transformers", reason="transformers is not installed in this environment")
     from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 
     merges = [tuple(merge.split(" ")) for merge in DATA["merges"]]

@@ -153,7 +153,8 @@ class Daemon:
             )
         if isinstance(error, TimeoutError):
             return Unreachable(f"{self.host} does not answer: is the daemon stopped or overloaded?")
-        return Unreachable(f"{self.host} broke off: {error or type(error).__name__}")
+        reason = str(error).strip() or type(error).__name__
+        return Unreachable(f"{self.host} broke off: {reason}")
 
 
 def _is_there(socket_path: Path) -> bool:
