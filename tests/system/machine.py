@@ -156,6 +156,10 @@ class Machine:
             body: dict[str, Any] = http.get("/health").json()
             return body
 
+    def num_engine_restarts(self) -> int:
+        count: int = self.health()["engine"]["restarts"]
+        return count
+
     def wait_ready(self) -> dict[str, Any]:
         def ready() -> dict[str, Any] | None:
             try:

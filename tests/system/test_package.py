@@ -31,7 +31,7 @@ def test_small_and_for_jetpack_6(deb: Path) -> None:
 
 def test_lintian_says_nothing(deb: Path) -> None:
     require("lintian")
-    command = ["lintian", "--allow-root", "--fail-on", "warning", deb]
+    command = ["lintian", "--allow-root", "--fail-on", "warning", str(deb)]
     assert subprocess.run(command, capture_output=True, text=True).stdout == ""
 
 
