@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from youtu_llm.engine.models import registry
-from youtu_llm.engine.models.spec import Model, ModelConfig
+from youtu_llm.engine.models.spec import Model, ModelConfig, read_json
 from youtu_llm.errors import ModelError
 from youtu_llm.ops.api import DenseWeight, Int4Weight, Int8Weight, Linear, Ops, Rope, Weight
 
@@ -57,7 +55,7 @@ class Checkpoint:
     def eos_token_ids(self) -> tuple[int, ...]:
         """From generation_config.json, else config.json."""
         path = self.model_dir / "generation_config.json"
-        generation = _read_json(path) if path.exists() else {}
+        generation = read_json(path) if path.exists() else {}
         for values in (generation, self.config.values):
             ids = values.get("eos_token_id")
             if ids is not None:
@@ -222,7 +220,7 @@ def _concatenate(parts: list[Weight]) -> Weight:
 def _shards(model_dir: Path) -> list[Path]:
     index = model_dir / "model.safetensors.index.json"
     if index.exists():
-        weight_map = _read_json(index).get("weight_map") or {}
+        weight_map = read_json(index).get("weight_map") or {}
         names = sorted({str(name) for name in weight_map.values()})
         paths = [model_dir / name for name in names]
     else:
@@ -232,16 +230,6 @@ def _shards(model_dir: Path) -> list[Path]:
         what = f"lacks {', '.join(missing)}" if missing else "holds no .safetensors file"
         raise ModelError(f"{model_dir} {what}. Get the model again with `youtu pull`.")
     return paths
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Get the model again.") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} must hold a JSON object")
-    return values
 
 
 def _header(path: Path) -> Iterator[tuple[str, TensorInfo]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import faulthandler
+import functools
 import logging
 import select
 import signal
@@ -89,7 +90,6 @@ class Worker:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._core: Core | None = None
-        self._weights_bytes = 0
         self._last_heartbeat_s = 0.0
 
     def run(self) -> None:
@@ -141,12 +141,10 @@ class Worker:
         self._heartbeat("loading")
         checkpoint = loader.Checkpoint(Path(config.model_dir))
         kind = registry.find(checkpoint.config)
-        rope_plan = rope.plan(
-            checkpoint.config,
-            kind.extension,
-            long_context=config.long_context,
-            max_tokens=config.max_context_tokens,
+        plan_rope = functools.partial(
+            rope.plan, checkpoint.config, kind.extension, long_context=config.long_context
         )
+        rope_plan = plan_rope(max_tokens=config.max_context_tokens)
         backend = backends.choose(config)
         ops, spec = backend.ops, kind.cache_spec(checkpoint.config)
         vocab_size = checkpoint.config.int("vocab_size")
@@ -166,12 +164,7 @@ class Worker:
         )
         if plan.max_model_len < rope_plan.max_positions:
             # The pages hold less than the model reaches: stretch no further than they do.
-            rope_plan = rope.plan(
-                checkpoint.config,
-                kind.extension,
-                long_context=config.long_context,
-                max_tokens=plan.max_model_len,
-            )
+            rope_plan = plan_rope(max_tokens=plan.max_model_len)
         for line in str(plan).splitlines():
             log.info("plan: %s", line)
         for note in (*rope_plan.notes, *rope_plan.warnings, *backend.degraded):
@@ -188,7 +181,7 @@ class Worker:
         cache = KVCache(spec, backend.cache_dtype, ops.device, plan.num_pages)
         eos = checkpoint.eos_token_ids()
         core = Core(model, cache, config, plan, vocab_size=vocab_size, eos_token_ids=eos)
-        self._core, self._weights_bytes = core, plan.weights
+        self._core = core
         core.pin(config.pinned_prefix_ids)
         while core.has_work:
             self._step(core)

@@ -76,11 +76,6 @@ class EngineClient:
         self._suspects = Suspects()
         self.hello: Hello | None = None
 
-    @property
-    def num_open(self) -> int:
-        """Requests the engine has not ended, aborted ones among them."""
-        return len(self._open)
-
     def attach(self, send: Callable[[ToEngine], None], hello: Hello) -> None:
         self._send, self.hello = send, hello
 

@@ -80,10 +80,6 @@ class Supervisor:
         self._is_closing = False
         self._settled: asyncio.Future[str | None] | None = None
 
-    @property
-    def engine_pid(self) -> int | None:
-        return self._engine.pid if self._engine else None
-
     def start(
         self, config: EngineConfig, limits: ServiceSection, *, trial: bool = False
     ) -> asyncio.Future[str | None]:

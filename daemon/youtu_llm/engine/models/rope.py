@@ -24,7 +24,6 @@ class RopePlan:
     """How positions are turned into angles, and how many there are."""
 
     parameters: dict[str, Any]
-    native_context: int  # positions the model was made for, its own scaling included
     max_positions: int
     notes: tuple[str, ...] = ()  # for the log
     warnings: tuple[str, ...] = field(default=())  # for /health
@@ -49,7 +48,7 @@ def plan(
                 f"context.max_tokens is {max_tokens}, but the model was made for {native}: "
                 "lower it, or set context.long_context: true (--enable-long-context)"
             )
-        return RopePlan(parameters, native, max_tokens or native)
+        return RopePlan(parameters, max_tokens or native)
 
     if kind == "dynamic":
         extension = Extension("dynamic", _factor(parameters))
@@ -62,7 +61,7 @@ def plan(
         warnings.append(f"context.max_tokens {max_tokens} exceeds what the model can do: {reach}")
     if wanted <= native:
         notes.append(f"long context: {wanted} tokens need no scaling, the model reaches {native}")
-        return RopePlan(parameters, native, wanted, tuple(notes), tuple(warnings))
+        return RopePlan(parameters, wanted, tuple(notes), tuple(warnings))
     factor = wanted / native
     if extension.method != "dynamic":
         parameters = {
@@ -74,7 +73,7 @@ def plan(
     notes.append(f"long context: {extension.method} by {factor:g}, {native} -> {wanted} tokens")
     if extension.warn:
         warnings.append(f"context stretched by {factor:g} beyond training; expect weaker answers")
-    return RopePlan(parameters, native, wanted, tuple(notes), tuple(warnings))
+    return RopePlan(parameters, wanted, tuple(notes), tuple(warnings))
 
 
 def build(

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 T = TypeVar("T", int, float, str, bool)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a model's JSON files. Raises ModelError naming it."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {error}. Get the model again.") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} must hold a JSON object")
+    return values
+
+
 class ModelConfig:
     """A config.json with typed access; what is missing or odd is named in the error."""
 
@@ -29,18 +40,12 @@ class ModelConfig:
     @classmethod
     def load(cls, model_dir: Path) -> ModelConfig:
         path = model_dir / "config.json"
-        try:
-            values = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             raise ModelError(
                 f"{path.parent} is no model: it has no config.json. Get one with `youtu pull`, "
                 "or make one with `youtu import`."
-            ) from None
-        except (ValueError, OSError) as error:
-            raise ModelError(f"{path} cannot be read: {error}") from None
-        if not isinstance(values, dict):
-            raise ModelError(f"{path} must hold a JSON object")
-        return cls(values, str(path))
+            )
+        return cls(read_json(path), str(path))
 
     @property
     def architecture(self) -> str:
