@@ -46,11 +46,12 @@ class Board:
             await asyncio.sleep(INTERVAL_S)
 
     def check(self, max_celsius: int) -> bool:
-        """Whether it is too hot: above the limit, and then until it has cooled by three degrees."""
+        """Whether it is too hot: above the limit, and then until it has cooled by three degrees.
+        A board that tells no temperature, for ever or for a moment, stays what it was."""
         hottest = self.reading.hottest
-        if not max_celsius or hottest is None:
+        if not max_celsius:
             self.is_hot = False
-        else:
+        elif hottest is not None:
             margin = HYSTERESIS_CELSIUS if self.is_hot else 0.0
             self.is_hot = hottest > max_celsius - margin
         return self.is_hot
