@@ -56,14 +56,26 @@ class Attention(Protocol):
 class DecoderLayer:
     """Attention, then down(silu(gate(x)) * up(x)) (Shazeer 2020), each after a norm."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, attention: Attention) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, ops: Ops, attention: Attention
+    ) -> None:
         hidden, inner = config.int("hidden_size"), config.int("intermediate_size")
+        self.ops, self.eps = ops, config.float("rms_norm_eps")
         self.input_norm = weights.tensor("input_layernorm.weight", hidden)
         self.attention = attention
         self.post_norm = weights.tensor("post_attention_layernorm.weight", hidden)
         mlp = weights.under("mlp")
         self.gate_up = mlp.fused_linear(("gate_proj", "up_proj"), hidden, (inner, inner))
         self.down = mlp.linear("down_proj", inner, hidden)
+
+    def forward(
+        self, x: Tensor, delta: Tensor | None, batch: Batch, cache: CacheStorage
+    ) -> tuple[Tensor, Tensor]:
+        ops, attention = self.ops, self.attention
+        x, h = ops.norm_linear(x, delta, self.input_norm, self.eps, attention.input)
+        delta = attention.forward(h, batch, cache)
+        x, h = ops.norm_gated(x, delta, self.post_norm, self.eps, self.gate_up)
+        return x, ops.linear(h, self.down)
 
 
 class Decoder(Model):
@@ -75,18 +87,25 @@ class Decoder(Model):
         self.ops = ops
         self.eps = config.float("rms_norm_eps")
         self.embedding = weights.embedding("model.embed_tokens", vocab, hidden)
-        self.layers = []
-        for i in range(config.int("num_hidden_layers")):
-            inner = weights.under(f"model.layers.{i}")
-            attention = self.make_attention(config, inner.under("self_attn"), ops, rope, i)
-            self.layers.append(DecoderLayer(config, inner, attention))
+        self.layers = [
+            self.make_layer(config, weights.under(f"model.layers.{i}"), ops, rope, i)
+            for i in range(config.int("num_hidden_layers"))
+        ]
         self.norm = weights.tensor("model.norm.weight", hidden)
         tied = config.bool("tie_word_embeddings", not weights.has("lm_head.weight"))
         self.head = self.embedding if tied else weights.embedding("lm_head", vocab, hidden)
 
+    @classmethod
+    def make_layer(
+        cls, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, index: int
+    ) -> DecoderLayer:
+        attention = cls.make_attention(config, weights.under("self_attn"), ops, rope, index)
+        return DecoderLayer(config, weights, ops, attention)
+
+    @classmethod
     @abc.abstractmethod
     def make_attention(
-        self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
+        cls, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
     ) -> Attention:
         """The attention block of one layer."""
 
@@ -99,11 +118,7 @@ class Decoder(Model):
         x = ops.embed(batch.token_ids, self.embedding)  # [T, hidden], the residual stream
         delta: Tensor | None = None  # what a block adds to it, left to the next one's norm
         for layer in self.layers:
-            attention = layer.attention
-            x, h = ops.norm_linear(x, delta, layer.input_norm, self.eps, attention.input)
-            delta = attention.forward(h, batch, cache)
-            x, h = ops.norm_gated(x, delta, layer.post_norm, self.eps, layer.gate_up)
-            delta = ops.linear(h, layer.down)
+            x, delta = layer.forward(x, delta, batch, cache)
         assert delta is not None
         if batch.logit_rows is not None:
             x, delta = x[batch.logit_rows], delta[batch.logit_rows]  # [R, hidden]

@@ -19,13 +19,14 @@ class Llama(Decoder):
     extension = Extension("ntk", 2.0, warn=True)
     qkv_bias = False
 
+    @classmethod
     def make_attention(
-        self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
+        cls, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
     ) -> Attention:
         for key in ("attention_bias", "mlp_bias"):
             if config.bool(key, False):
                 raise ModelError(f"{config.source}: {key} is not implemented")
-        return GQAttention(config, weights, ops, rope, layer, qkv_bias=self.qkv_bias)
+        return GQAttention(config, weights, ops, rope, layer, qkv_bias=cls.qkv_bias)
 
     @classmethod
     def cache_spec(cls, config: ModelConfig) -> CacheSpec:

@@ -20,6 +20,7 @@ class PhiLayer:
         self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
     ) -> None:
         hidden, inner = config.int("hidden_size"), config.int("intermediate_size")
+        self.ops, self.eps = ops, config.float("layer_norm_eps")
         self.norm = weights.tensor("input_layernorm.weight", hidden)
         self.norm_bias = weights.tensor("input_layernorm.bias", hidden)
         self.attention = GQAttention(
@@ -36,6 +37,16 @@ class PhiLayer:
         self.up = mlp.linear("fc1", hidden, inner, bias=True)
         self.down = mlp.linear("fc2", inner, hidden, bias=True)
 
+    def forward(
+        self, x: Tensor, delta: Tensor | None, batch: Batch, cache: CacheStorage
+    ) -> tuple[Tensor, Tensor]:
+        ops = self.ops
+        x = x if delta is None else x + delta
+        h = ops.layer_norm(x, self.norm, self.norm_bias, self.eps)
+        inner = ops.gelu_tanh(ops.linear(h, self.up))  # [T, inner]
+        qkv = ops.linear(h, self.attention.input)
+        return x, self.attention.forward(qkv, batch, cache) + ops.linear(inner, self.down)
+
 
 class Phi(Model):
     """x += attention(norm(x)) + mlp(norm(x)), one norm for both."""
@@ -51,12 +62,18 @@ class Phi(Model):
         self.eps = config.float("layer_norm_eps")
         self.embedding = weights.embedding("model.embed_tokens", vocab, hidden)
         self.layers = [
-            PhiLayer(config, weights.under(f"model.layers.{i}"), ops, rope, i)
+            self.make_layer(config, weights.under(f"model.layers.{i}"), ops, rope, i)
             for i in range(config.int("num_hidden_layers"))
         ]
         self.norm = weights.tensor("model.final_layernorm.weight", hidden)
         self.norm_bias = weights.tensor("model.final_layernorm.bias", hidden)
         self.head = weights.embedding("lm_head", vocab, hidden, bias=True)
+
+    @classmethod
+    def make_layer(
+        cls, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, index: int
+    ) -> PhiLayer:
+        return PhiLayer(config, weights, ops, rope, index)
 
     @classmethod
     def cache_spec(cls, config: ModelConfig) -> CacheSpec:
@@ -76,11 +93,11 @@ class Phi(Model):
     def forward(self, batch: Batch, cache: CacheStorage) -> Tensor:
         ops = self.ops
         x = ops.embed(batch.token_ids, self.embedding)  # [T, hidden]
+        delta: Tensor | None = None
         for layer in self.layers:
-            h = ops.layer_norm(x, layer.norm, layer.norm_bias, self.eps)
-            inner = ops.gelu_tanh(ops.linear(h, layer.up))  # [T, inner]
-            qkv = ops.linear(h, layer.attention.input)
-            x = x + layer.attention.forward(qkv, batch, cache) + ops.linear(inner, layer.down)
+            x, delta = layer.forward(x, delta, batch, cache)
+        assert delta is not None
+        x = x + delta
         if batch.logit_rows is not None:
             x = x[batch.logit_rows]  # [R, hidden]
         return ops.logits(ops.layer_norm(x, self.norm, self.norm_bias, self.eps), self.head)

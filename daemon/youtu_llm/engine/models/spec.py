@@ -6,7 +6,7 @@ import abc
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -94,6 +94,18 @@ class Extension:
     warn: bool = False  # its quality suffers; /health says so
 
 
+class Layer(Protocol):
+    """One of a model's blocks, which all have the same form."""
+
+    def forward(
+        self, x: Tensor, delta: Tensor | None, batch: Batch, cache: CacheStorage
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream [T, hidden] is x + delta, before and after; x may change in place.
+
+        What a block adds stays apart, because the next block's norm can add it in the same pass.
+        """
+
+
 class Model(abc.ABC):
     """One architecture: built from config and weights, then called once a step."""
 
@@ -103,6 +115,13 @@ class Model(abc.ABC):
     @abc.abstractmethod
     def __init__(self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope) -> None:
         """Take every tensor from `weights`; the loader refuses what is left over."""
+
+    @classmethod
+    @abc.abstractmethod
+    def make_layer(
+        cls, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, index: int
+    ) -> Layer:
+        """A block from the weights under its prefix. `index` is its layer in the cache."""
 
     @classmethod
     @abc.abstractmethod

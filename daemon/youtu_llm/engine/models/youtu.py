@@ -70,8 +70,9 @@ class Youtu(Decoder):
     # Trained for 131072 positions: the long-context flag only raises the limit.
     extension = Extension("", 1.0)
 
+    @classmethod
     def make_attention(
-        self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
+        cls, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
     ) -> Attention:
         if config.bool("attention_bias", False):
             raise ModelError(f"{config.source}: attention_bias is not implemented")
