@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from youtu_llm import paths
 from youtu_llm.errors import ConfigError, YoutuError
+from youtu_llm.tools.evals import command as evals
 
 if TYPE_CHECKING:
     from youtu_llm.config import Loaded
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb in ("start", "stop", "restart", "enable"):
         command(verb, _systemctl, f"{verb} the service").set_defaults(verb=verb)
     _add_bench(command("bench", _bench, "measure the running daemon as its clients see it"))
+    evals.add(command, group("eval", "measure the quality of a model's answers"), _positive)
     return parser
 
 
@@ -277,7 +279,7 @@ def _profile_use(args: argparse.Namespace) -> None:
 
 
 def _pull(args: argparse.Namespace) -> None:
-    _go_on_under_engine_python()
+    go_on_under_engine_python()
     from youtu_llm.tools import store
 
     path = store.pull(args.name, models_dir=paths.models_dir(), keep_download=args.keep_download)
@@ -285,7 +287,7 @@ def _pull(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    _go_on_under_engine_python()
+    go_on_under_engine_python()
     from youtu_llm.tools import importer
 
     options = {} if args.dtype == "int4" else {"dtype": args.dtype}
@@ -351,7 +353,7 @@ def _systemctl(args: argparse.Namespace) -> None:
     systemctl.control(args.verb)
 
 
-def _go_on_under_engine_python() -> None:
+def go_on_under_engine_python() -> None:
     """Making a model needs torch: where the engine has a Python of its own, that one has it."""
     python = _load(argparse.Namespace()).settings.engine.python
     if python and python != sys.executable:

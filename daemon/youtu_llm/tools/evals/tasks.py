@@ -1,0 +1,95 @@
+"""The tasks that a model answers: what it is asked, and when its answer is right."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from youtu_llm.errors import InvalidRequest
+from youtu_llm.tools.evals import answers, sandbox
+from youtu_llm.tools.evals.datasets import CMATH, GSM8K, HUMANEVAL, DataSet, records
+from youtu_llm.tools.evals.sandbox import Verdict
+
+SEED = 0  # of the order, which --limit cuts: a longer run asks what a shorter one asked, and more
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    id: str
+    prompt: str
+    judge: Callable[[str], Verdict]  # of an answer
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """`question` makes one of a record."""
+
+    name: str
+    about: str
+    data_set: DataSet
+    question: Callable[[int, dict[str, Any]], Question]
+
+    def questions(self, path: Path, limit: int | None = None) -> list[Question]:
+        """In a fixed shuffled order."""
+        made = [self.question(i, record) for i, record in enumerate(records(self.data_set, path))]
+        random.Random(SEED).shuffle(made)
+        if not made:
+            raise InvalidRequest(f"{path} holds no question")
+        return made[:limit]
+
+
+def _gsm8k(index: int, record: dict[str, Any]) -> Question:
+    ask = "Please reason step by step, and put your final answer within \\boxed{}."
+    return _sum(index, f"{record['question']}\n{ask}", record["answer"])
+
+
+def _cmath(index: int, record: dict[str, Any]) -> Question:
+    ask = "请逐步推理，并把最终答案写在\\boxed{}中。"
+    return _sum(index, f"{record['input']}\n{ask}", record["golden"])
+
+
+def _sum(index: int, prompt: str, solution: str) -> Question:
+    golden = answers.final_number(solution)
+    if golden is None:
+        raise InvalidRequest(f"record {index + 1}: its solution «{solution}» holds no number")
+
+    def judge(answer: str) -> Verdict:
+        number = answers.final_number(answer)
+        return Verdict(number == golden, "" if number == golden else f"{number}, not {golden}")
+
+    return Question(str(index), prompt, judge)
+
+
+def _humaneval(index: int, record: dict[str, Any]) -> Question:
+    ask = (
+        "Complete this Python function. Answer with the whole function, its imports included, in"
+        " one ```python block."
+    )
+    prompt = f"{ask}\n\n```python\n{record['prompt'].strip()}\n```"
+
+    def judge(answer: str) -> Verdict:
+        return sandbox.run(program(record, answer))
+
+    return Question(record["task_id"], prompt, judge)
+
+
+def program(record: dict[str, Any], answer: str) -> str:
+    """The model's code, between what the prompt defines before its function and the tests."""
+    name, stub = record["entry_point"], record["prompt"]
+    code = answers.code(answer, name)
+    if answers.defines(code, name):
+        stub = stub[: stub.rindex(f"def {name}")]
+    return f"{stub}\n{code}\n{record['test']}\ncheck({name})\n"
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("gsm8k", "English word problems: the final number", GSM8K, _gsm8k),
+        Task("cmath", "Chinese word problems: the final number", CMATH, _cmath),
+        Task("humaneval", "Python functions: their tests, in a sandbox", HUMANEVAL, _humaneval),
+    )
+}
