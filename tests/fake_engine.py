@@ -207,9 +207,9 @@ class FakeEngine:
         running, waiting = len(self.running), len(self.waiting)
         admitted = [*self.running, *self.waiting][: self.config.max_num_seqs]
         tokens = sum(1 if s.num_tokens else len(s.add.prompt_ids) for s in admitted)
-        self.send(
-            Heartbeat(phase, running, waiting, tokens, pages=self.pages(), memory=self.memory())
-        )
+        prefilling = tuple(s.add.id for s in admitted if not s.num_tokens)
+        pages, memory = self.pages(), self.memory()
+        self.send(Heartbeat(phase, running, waiting, tokens, prefilling, pages, memory))
 
     def pages(self) -> PageStats:
         used = sum(sequence.num_pages for sequence in self.running)

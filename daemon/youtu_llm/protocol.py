@@ -160,6 +160,7 @@ class Heartbeat(msgspec.Struct, tag=True, frozen=True):
     running: int = 0
     waiting: int = 0
     step_tokens: int = 0  # tokens of the step about to run
+    prefilling: tuple[str, ...] = ()  # ids of the requests whose prompts it computes
     pages: PageStats = PageStats()
     memory: MemoryStats = MemoryStats()
     progress: float = 0.0  # of loading, 0..1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -72,6 +73,29 @@ def test_somebody_who_listens_comes_before_a_batch_job(start: Start) -> None:
 
 
 TWO = ("running", "waiting")
+
+
+def test_a_batch_job_that_waits_gives_its_place_to_others(start: Start) -> None:
+    """One runs, two wait: the newest low one that waits is refused, and only for a higher one."""
+    daemon = start(engine={"max_num_seqs": 1}, service={"queue_size": 2})
+    daemon.wait_for("ready")
+    with (
+        daemon.stream("!long", max_new_tokens=4096, priority="low") as response,
+        ThreadPoolExecutor() as pool,
+    ):
+        stream = events(response)  # let go, it would hang up
+        next(stream)
+        jobs = []
+        for number in (2, 3):
+            jobs.append(pool.submit(daemon.chat, f"job {number}", priority="low"))
+            daemon.wait(lambda health, n=number: sum(map(health["queue"].get, TWO)) == n)
+        assert daemon.chat("another", priority="low").status_code == 429
+        assert daemon.chat("hello").json()["text"] == "hello"  # past the low ones
+        evicted = jobs[1].result()
+        assert (evicted.status_code, evicted.json()["error"]["code"]) == (429, "queue_full")
+        assert int(evicted.headers["retry-after"]) >= 1
+        response.close()
+        assert jobs[0].result().json()["text"] == "job 2"
 
 
 def test_an_answer_that_repeats_itself_is_ended_and_says_so(start: Start) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import psutil
@@ -62,6 +64,48 @@ def test_before_the_first_token_a_dead_engine_is_a_status(start: Start) -> None:
     assert daemon.http.get("/readyz").status_code == 200
     died = daemon.chat("!crash 0", stream=True)
     assert (died.status_code, died.json()["error"]["code"]) == (500, "engine_error")
+
+
+def test_who_only_waited_when_the_engine_died_gets_the_next_one(start: Start) -> None:
+    daemon = start("--load-s", "0.5", engine={"max_num_seqs": 1})
+    daemon.wait_for("ready")
+    with daemon.stream("!long", max_new_tokens=4096) as response, ThreadPoolExecutor() as pool:
+        stream = events(response)
+        next(stream)
+        patient = pool.submit(daemon.chat, "hello")
+        cancelled = pool.submit(
+            daemon.http.post,
+            "/chat",
+            json={"prompt": "never mind", "stream": False},
+            headers={"X-Request-Id": "never-mind"},
+        )
+        daemon.wait(lambda health: queued(health) == 3)
+        daemon.engine().kill()
+        *_, (name, _) = stream
+        assert name == "error"
+        daemon.wait(lambda health: health["state"] != "ready")
+        daemon.http.post("/requests/never-mind/cancel")
+        assert cancelled.result().json()["finish_reason"] == "cancelled"
+        assert patient.result().json()["text"] == "hello"
+    assert daemon.health()["engine"]["restarts"] == 1
+
+
+def test_who_waits_is_told_when_no_engine_will_come(start: Start) -> None:
+    daemon = start(engine={"max_num_seqs": 1}, service={"max_restart_rate": "0/300"})
+    daemon.wait_for("ready")
+    with daemon.stream("!long", max_new_tokens=4096) as response, ThreadPoolExecutor() as pool:
+        stream = events(response)  # let go, it would hang up
+        next(stream)
+        waiting = pool.submit(daemon.chat, "hello")
+        daemon.wait(lambda health: queued(health) == 2)
+        daemon.engine().kill()
+        told = waiting.result()
+    assert (told.status_code, told.json()["error"]["code"]) == (503, "failed")
+    assert int(told.headers["retry-after"]) >= 1
+
+
+def queued(health: dict[str, Any]) -> int:
+    return int(health["queue"]["running"] + health["queue"]["waiting"])
 
 
 def test_out_of_memory_fails_one_request_only(start: Start) -> None:

@@ -24,7 +24,7 @@ import torch
 
 from youtu_llm import protocol
 from youtu_llm.engine import backend as backends
-from youtu_llm.engine import loader, memory
+from youtu_llm.engine import faults, loader, memory
 from youtu_llm.engine.core import Core
 from youtu_llm.engine.kv_cache import KVCache
 from youtu_llm.engine.models import registry, rope
@@ -60,13 +60,13 @@ class Link:
     """Frames over the inherited socket."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+        self.socket = sock
         self._reader = protocol.FrameReader()
         self.unread: list[protocol.ToEngine] = []  # received, but left for the next `receive`
 
     def send(self, message: FromEngine) -> None:
         try:
-            self._socket.sendall(protocol.encode(message))
+            self.socket.sendall(protocol.encode(message))
         except (BrokenPipeError, ConnectionResetError):
             raise Disconnected from None
 
@@ -75,10 +75,10 @@ class Link:
         if self.unread:
             messages, self.unread = self.unread, []
             return messages
-        if not select.select([self._socket], [], [], timeout_s)[0]:
+        if not select.select([self.socket], [], [], timeout_s)[0]:
             return []
         try:
-            data = self._socket.recv(1 << 20)
+            data = self.socket.recv(1 << 20)
         except ConnectionResetError:
             data = b""
         if not data:
@@ -95,6 +95,7 @@ class Worker:
     def run(self) -> None:
         config = self._wait_for_config()
         core = self._core = self._load(config)
+        faults.install(core, self._link.socket)
         while True:
             timeout_s = 0.0 if core.has_work else IDLE_HEARTBEAT_S
             outputs: list[Output] = []
@@ -111,9 +112,11 @@ class Worker:
 
     def _step(self, core: Core) -> list[Output]:
         plan = core.plan_step()
-        num_tokens = plan.num_tokens
-        # Always announced when it may take long.
-        self._heartbeat("step", num_tokens, min_gap_s=STEP_HEARTBEAT_S if num_tokens == 1 else 0)
+        # Always announced when it may take long, or is a request's first.
+        prefilling = tuple(seq.id for seq in plan.chunks if not seq.num_generated)
+        is_short = plan.num_tokens == 1 and not prefilling
+        min_gap_s = STEP_HEARTBEAT_S if is_short else 0
+        self._heartbeat("step", plan.num_tokens, prefilling, min_gap_s=min_gap_s)
         return core.run_step(plan)
 
     def _send(self, outputs: list[Output]) -> None:
@@ -219,6 +222,7 @@ class Worker:
         self,
         phase: Phase,
         step_tokens: int = 0,
+        prefilling: tuple[str, ...] = (),
         *,
         progress: float = 0.0,
         min_gap_s: float = STEP_HEARTBEAT_S,
@@ -238,6 +242,7 @@ class Worker:
                 running=len(scheduler.running),
                 waiting=len(scheduler.waiting),
                 step_tokens=step_tokens,
+                prefilling=prefilling,
                 pages=core.page_stats(),
                 memory=self._memory(core),
                 progress=progress,

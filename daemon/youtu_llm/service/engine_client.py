@@ -1,15 +1,15 @@
-"""The open requests of the live engine: ids out, outputs in, one terminal event for each."""
+"""The open requests: ids out to the live engine, outputs in, one terminal event for each."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from youtu_llm.errors import EngineUnavailable, InvalidRequest, YoutuError
-from youtu_llm.protocol import Abort, Add, Hello, Output, SamplingParams, Step, ToEngine
+from youtu_llm.errors import InvalidRequest, YoutuError
+from youtu_llm.protocol import Abort, Add, Hello, Output, Step, ToEngine
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.suspects import Suspects
 
@@ -22,8 +22,10 @@ class OutputStream:
     engine, after what it still delivered.
     """
 
-    def __init__(self, abort: Callable[[], None], digest: bytes) -> None:
+    def __init__(self, add: Add, abort: Callable[[], None], digest: bytes) -> None:
+        self.add = add
         self.digest = digest  # names the request to Suspects
+        self.has_begun = False  # an engine works on it; until then another one may
         self._abort = abort
         self._pending: Output | None = None
         self._error: YoutuError | None = None
@@ -53,6 +55,7 @@ class OutputStream:
         self._abort()
 
     def put(self, output: Output) -> None:
+        self.has_begun = True
         if self._pending is not None:
             output = msgspec.structs.replace(
                 output, token_ids=self._pending.token_ids + output.token_ids
@@ -66,7 +69,8 @@ class OutputStream:
 
 
 class EngineClient:
-    """Attached to at most one engine; between engines every submit is refused."""
+    """Attached to at most one engine. Between two engines it keeps the requests that none has
+    begun; `close` ends that."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -74,42 +78,61 @@ class EngineClient:
         self._open: dict[str, OutputStream] = {}
         self._aborted_at: dict[str, float] = {}
         self._suspects = Suspects()
+        self._closed: YoutuError | None = None
         self.hello: Hello | None = None
 
     def attach(self, send: Callable[[ToEngine], None], hello: Hello) -> None:
-        self._send, self.hello = send, hello
+        """A live engine; it gets the requests that wait for one."""
+        self._send, self.hello, self._closed = send, hello, None
+        for stream in self._open.values():
+            send(stream.add)
 
-    def detach(self, error: YoutuError, *, is_death: bool) -> None:
-        """The engine is gone: `error` ends every open request at once. A death, unlike an end
-        that was wanted, makes them suspect."""
+    def detach(self, error: YoutuError) -> None:
+        """The engine died. `error` ends every request it had begun, which makes them suspect."""
         self._send = self.hello = None
+        begun = [stream for stream in self._open.values() if stream.has_begun]
+        self._suspects.blame(stream.digest for stream in begun)
+        for id in {*self._aborted_at, *(stream.add.id for stream in begun)}:
+            self._open.pop(id).fail(error)
+        self._aborted_at.clear()
+
+    def close(self, error: YoutuError) -> None:
+        """No engine will come: `error` ends every request, and refuses others until one does."""
+        self._send = self.hello = None
+        self._closed = error
         streams = list(self._open.values())
-        if is_death:
-            self._suspects.blame(stream.digest for stream in streams)
         self._open.clear()
         self._aborted_at.clear()
         for stream in streams:
             stream.fail(error)
 
-    def submit(
-        self, id: str, prompt_ids: Sequence[int], params: SamplingParams, *, priority: int = 0
-    ) -> OutputStream:
-        """Raises EngineUnavailable without an engine, InvalidRequest if `id` is in use,
-        KillsEngine."""
-        if self._send is None:
-            raise EngineUnavailable("the engine is being restarted", code="engine_restarting")
-        if id in self._open:
-            raise InvalidRequest(f"a request with the id «{id}» is still running")
-        digest = self._suspects.check(prompt_ids)
-        stream = self._open[id] = OutputStream(lambda: self.abort(id), digest)
-        self._send(Add(id, tuple(prompt_ids), params, priority))
+    def submit(self, add: Add) -> OutputStream:
+        """Raises what `close` said, InvalidRequest if the id is in use, KillsEngine."""
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
+        if add.id in self._open:
+            raise InvalidRequest(f"a request with the id «{add.id}» is still running")
+        digest = self._suspects.check(add.prompt_ids)
+        stream = self._open[add.id] = OutputStream(add, lambda: self.abort(add.id), digest)
+        if self._send is not None:
+            self._send(add)
         return stream
 
     def abort(self, id: str) -> None:
         """Idempotent; an id that has ended is ignored."""
-        if self._send is not None and id in self._open and id not in self._aborted_at:
+        if id not in self._open or id in self._aborted_at:
+            return
+        if self._send is None:
+            self._open.pop(id).put(Output(id, finish_reason="abort"))
+        else:
             self._aborted_at[id] = time.monotonic()
             self._send(Abort(id))
+
+    def begin(self, ids: Iterable[str]) -> None:
+        """The engine says that it works on these."""
+        for id in ids:
+            if id in self._open:
+                self._open[id].has_begun = True
 
     def deliver(self, step: Step) -> None:
         for output in step.outputs:

@@ -65,8 +65,9 @@ class Generation:
     punctuation.
     """
 
-    def __init__(self, id: str, setup: Setup, metrics: Metrics) -> None:
+    def __init__(self, id: str, setup: Setup, metrics: Metrics, priority: int) -> None:
         self.id = id
+        self.priority = priority
         self.setup = setup  # the one it was admitted under; a switch does not touch it
         self.clock = _Clock()
         self.num_prompt_tokens = 0
@@ -75,6 +76,7 @@ class Generation:
         self.result: Result | None = None
         self.is_live = True  # until who asked is answered or gone
         self.stopped_by: FinishReason | None = None
+        self._refusal: YoutuError | None = None
         num_repeated = setup.settings.bounds.repetition_tokens
         self._repetition = RepetitionDetector(num_repeated) if num_repeated else None
         self._token_ids: list[int] = []
@@ -99,6 +101,16 @@ class Generation:
         return self._token_ids[: bisect.bisect_left(self._shown, num_chars) + 1 if num_chars else 0]
 
     @property
+    def is_staying(self) -> bool:
+        """It keeps its place: nothing has ended it yet."""
+        return self.stopped_by is None and self._refusal is None
+
+    @property
+    def is_waiting(self) -> bool:
+        """No engine has begun it."""
+        return self.is_staying and (self._outputs is None or not self._outputs.has_begun)
+
+    @property
     def settings(self) -> Settings:
         return self.setup.settings
 
@@ -109,6 +121,8 @@ class Generation:
         punctuation: PunctuationStream | None,
     ) -> None:
         """Submits and waits for the engine's first event, which decides the HTTP status."""
+        if self._refusal is not None:
+            raise self._refusal
         self._text, self._punctuation = text, punctuation
         self.clock.submitted_at = time.monotonic()
         self._outputs = submit()
@@ -121,6 +135,11 @@ class Generation:
         if self.stopped_by is None and self.result is None:
             self.stopped_by = reason
             self.abort()
+
+    def refuse(self, error: YoutuError) -> None:
+        """Ends one that `is_waiting` with `error`."""
+        self._refusal = error
+        self.abort()
 
     def abort(self) -> None:
         """Frees the engine's side. Idempotent."""
@@ -145,9 +164,11 @@ class Generation:
         try:
             output = await self._outputs.__anext__()
         except YoutuError:
-            if self.stopped_by is None:
+            if self.is_staying:
                 raise
             output = Output(self.id, finish_reason="abort")  # what it was to say is said
+        if self._refusal is not None:
+            raise self._refusal
         if output.finish_reason == "error":
             raise EngineFault(output.error_message, code=output.error_code)
         if output.token_ids and self.stopped_by is None:

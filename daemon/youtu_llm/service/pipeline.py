@@ -14,7 +14,7 @@ import msgspec
 from youtu_llm.config import Settings
 from youtu_llm.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from youtu_llm.postprocess import PunctuationStream
-from youtu_llm.protocol import SamplingParams
+from youtu_llm.protocol import Add, Hello, SamplingParams
 from youtu_llm.service.board import Board
 from youtu_llm.service.engine_client import EngineClient
 from youtu_llm.service.generation import FinishReason, Generation
@@ -98,8 +98,9 @@ class Pipeline:
         setup = self.setup
         if ask.id in self.live:
             raise InvalidRequest(f"a request with the id «{ask.id}» is still running")
-        self.admit(replaces=self.sessions.is_speaking(ask.session))
-        generation = self.live[ask.id] = Generation(ask.id, setup, self._metrics)
+        priority = PRIORITIES[ask.priority or ("normal" if ask.session is None else "high")]
+        hello = self._enter(priority, replaces=self.sessions.is_speaking(ask.session))
+        generation = self.live[ask.id] = Generation(ask.id, setup, self._metrics, priority)
         session = self.sessions.open(ask.session, setup) if ask.session is not None else None
         if session is not None:
             session.interrupt()
@@ -108,7 +109,7 @@ class Pipeline:
             setup.settings.bounds.request_time_s, generation.stop, "time_limit"
         )
         try:
-            await self._begin(generation, ask, session)
+            await self._begin(generation, ask, session, hello)
             yield generation
         finally:
             deadline.cancel()
@@ -135,22 +136,45 @@ class Pipeline:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         return not self.live
 
-    def admit(self, *, replaces: bool | None = None) -> None:
-        """Raises EngineUnavailable, QueueFull.
-
-        `replaces`: it ends another one, in its session; None, if that can't be known yet.
-        """
+    def admit(self) -> None:
+        """Raises EngineUnavailable or QueueFull if no request whatever would get a place."""
         self._status.require_ready()
-        if replaces is None:
-            replaces = self.sessions.num_speaking > 0
-        num_live = sum(generation.stopped_by is None for generation in self.live.values())
-        if num_live - replaces >= self.capacity:
-            retry_after_s = self._rate.retry_after_s(num_live, self.settings.engine.max_num_seqs)
-            raise QueueFull(
-                f"{num_live} requests are being answered or wait, which is the most"
-                f" (engine.max_num_seqs + service.queue_size); try again in {retry_after_s} s",
-                retry_after_s=retry_after_s,
-            )
+        num_places = self._num_free + (self.sessions.num_speaking > 0)
+        if num_places <= 0 and self._last_low() is None:
+            raise self._full()
+
+    def _enter(self, priority: int, *, replaces: bool) -> Hello:
+        """The live engine's limits. `replaces`: it ends another one, in its session.
+
+        A full queue makes room by refusing the newest waiting `low` request, unless this is one
+        too. Raises EngineUnavailable, QueueFull.
+        """
+        hello = self._status.require_ready()
+        if self._num_free + replaces <= 0:
+            last_low = self._last_low()
+            if last_low is None or priority <= last_low.priority:
+                raise self._full()
+            last_low.refuse(self._full())
+        return hello
+
+    @property
+    def _num_free(self) -> int:
+        return self.capacity - sum(generation.is_staying for generation in self.live.values())
+
+    def _last_low(self) -> Generation | None:
+        low = PRIORITIES["low"]
+        return next(
+            (g for g in reversed(self.live.values()) if g.priority == low and g.is_waiting), None
+        )
+
+    def _full(self) -> QueueFull:
+        num_live = len(self.live)
+        retry_after_s = self._rate.retry_after_s(num_live, self.settings.engine.max_num_seqs)
+        return QueueFull(
+            f"{num_live} requests are being answered or wait, which is the most"
+            f" (engine.max_num_seqs + service.queue_size); try again in {retry_after_s} s",
+            retry_after_s=retry_after_s,
+        )
 
     def _measure(self, generation: Generation) -> None:
         clock = generation.clock
@@ -158,13 +182,12 @@ class Pipeline:
             queue_s = generation.result.timings.queue_ms / 1e3
             self._rate.measure(clock.last_token_at - clock.received_at - queue_s)
 
-    async def _begin(self, generation: Generation, ask: Ask, session: Session | None) -> None:
+    async def _begin(
+        self, generation: Generation, ask: Ask, session: Session | None, hello: Hello
+    ) -> None:
         settings, tokenizer = generation.settings, generation.setup.tokenizer
         params = sampling_params(ask, settings)
         assert tokenizer is not None  # ready means that both halves of the model are there
-        hello = self._status.hello  # there while a drain lets the admitted ones finish
-        if hello is None:
-            raise self._status.unavailable()
         # Under a rolling window a conversation may outgrow the context: the oldest text goes.
         n_ctx = None if hello.window_tokens else hello.max_model_len
         sampling = settings.sampling
@@ -173,19 +196,12 @@ class Pipeline:
         text = TextStream(tokenizer, stop)
         punctuation = PunctuationStream() if punctuate else None
 
-        priority = ask.priority or ("normal" if session is None else "high")
-
         async def submit(prompt_ids: Sequence[int]) -> None:
             await self._cool(generation)
             num_prompt = generation.num_prompt_tokens = len(prompt_ids)
             fitted = fit(params, num_prompt, n_ctx, settings)
-            await generation.begin(
-                lambda: self._client.submit(
-                    ask.id, prompt_ids, fitted, priority=PRIORITIES[priority]
-                ),
-                text,
-                punctuation,
-            )
+            add = Add(ask.id, tuple(prompt_ids), fitted, generation.priority)
+            await generation.begin(lambda: self._client.submit(add), text, punctuation)
 
         if session is None:
             await submit(await self._encode(_encoder(tokenizer, ask, settings)))
@@ -197,7 +213,7 @@ class Pipeline:
         """On a board that is too hot, waits until every request before this one has ended."""
         while self.board.check(generation.settings.bounds.max_celsius):
             earlier = next(iter(self.live.values()))
-            if earlier is generation or generation.stopped_by is not None:
+            if earlier is generation or not generation.is_staying:
                 return
             await asyncio.sleep(HOT_POLL_S)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from youtu_llm.config import ServiceSection
-from youtu_llm.errors import EngineFault
+from youtu_llm.errors import EngineFault, EngineUnavailable
 from youtu_llm.protocol import (
     PROTOCOL_VERSION,
     Configure,
@@ -77,7 +77,6 @@ class Supervisor:
         self._engine: EngineProcess | None = None
         self._fatal: _Ending | None = None
         self._task: asyncio.Task[None] | None = None
-        self._is_closing = False
         self._settled: asyncio.Future[str | None] | None = None
 
     def start(
@@ -89,7 +88,6 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._config, self._limits = config, limits
         self._settled = loop.create_future()
-        self._is_closing = False
         self._task = loop.create_task(self._run(trial=trial), name="supervisor")
         return self._settled
 
@@ -102,8 +100,8 @@ class Supervisor:
     async def close(self) -> None:
         """Ends the engine; when it returns no engine is left running."""
         if self._task is not None:
-            self._is_closing = True
             self._task.cancel()
+            self._client.close(EngineUnavailable("the engine is ended", code="engine_restarting"))
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
@@ -151,6 +149,7 @@ class Supervisor:
 
     def _give_up(self, reason: str) -> None:
         self._status.change(State.FAILED, reason)
+        self._client.close(self._status.unavailable())
         self._settle(reason)
 
     async def _run_engine(self) -> _Ending:
@@ -174,10 +173,7 @@ class Supervisor:
             )
         finally:
             watch.cancel()
-            self._client.detach(
-                EngineFault("the engine ended while it worked on this request"),
-                is_death=not self._is_closing,
-            )
+            self._client.detach(EngineFault("the engine ended while it worked on this request"))
             engine.send(Shutdown())
             reason = await engine.close(grace_s=grace_s)
             self._engine = None
@@ -210,6 +206,7 @@ class Supervisor:
                 self._client.deliver(message)
             case Heartbeat():
                 self._status.heard(message)
+                self._client.begin(message.prefilling)
             case Hello():
                 self._welcome(message)
             case Fatal():
