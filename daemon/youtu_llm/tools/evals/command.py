@@ -148,6 +148,8 @@ def _measure(args: argparse.Namespace, reference: str | None) -> None:
             str(folders[0]), device=args.device, kernels=args.kernels, threads=args.threads or 0
         )
     )
+    for note in backend.degraded:
+        print(f"youtu: {note}", file=sys.stderr)
     kind = "kl" if reference else "ppl"
     about = {
         "eval": kind,
@@ -170,7 +172,7 @@ def _measure(args: argparse.Namespace, reference: str | None) -> None:
         finally:
             if results.rows:
                 print(divergence.report(results.rows, with_reference=bool(reference)))
-            print(f"every document: {out}")
+            print(f"every document: {out} (computed by: {backend.ops.name})")
 
 
 def _model_dir(name: str) -> Path:
