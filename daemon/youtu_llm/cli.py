@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from youtu_llm import paths
 from youtu_llm.errors import ConfigError, YoutuError
 from youtu_llm.tools.evals import command as evals
+from youtu_llm.tools.quantize import command as quantize
 
 if TYPE_CHECKING:
     from youtu_llm.config import Loaded
@@ -104,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         default="int4",
         help="of the weights (%(default)s)",
     )
+    quantize.add(command("quantize", quantize.run, "make an INT4 model, calibrated on text"))
     command("models", _models, "list the models on this machine")
 
     setup = command("setup-engine", _setup_engine, "find a Python that sees torch, or make one")

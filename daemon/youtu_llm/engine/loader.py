@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +27,18 @@ class TensorInfo:
     dtype: str  # safetensors' name: F32, F16, BF16, I32, I8 ...
     shape: tuple[int, ...]
     num_bytes: int
+
+
+class TensorSource(Protocol):
+    """What `Weights` takes tensors from: a model directory, or a block that is being quantised."""
+
+    model_dir: Path
+    config: ModelConfig
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def read(self, name: str) -> Tensor: ...
 
 
 class Checkpoint:
@@ -71,7 +84,7 @@ class Weights:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: TensorSource,
         ops: Ops,
         *,
         prefix: str = "",
@@ -85,7 +98,7 @@ class Weights:
         self._on_progress = on_progress
 
     def under(self, prefix: str) -> Weights:
-        return Weights(
+        return type(self)(
             self._checkpoint,
             self._ops,
             prefix=f"{self._prefix}{prefix}.",

@@ -39,21 +39,25 @@ def unpack(words: Tensor) -> Tensor:
     return nibbles[:, :, _CHANNEL_NIBBLE].reshape(words.shape[0], -1)
 
 
-def quantize_rtn(weight: Tensor, group_size: int = GROUP_SIZE) -> tuple[Tensor, Tensor, Tensor]:
-    """Round to nearest: W [out, in] -> (qweight, qzeros, scales).
+def grid(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The integer grid of groups of weights [..., g] -> fp16 scales [...], zero points [...].
 
     Each group's range is widened to hold 0, so that the zero point is exact in 0..15 (AutoAWQ
     leaves it out, and gets a wrong grid for groups of one sign).
     """
+    high, low = groups.amax(-1).clamp_min(0), groups.amin(-1).clamp_max(0)
+    scales = ((high - low).clamp_min(1e-5) / 15).half()  # above 0 even for a group of zeros
+    return scales, (-low / scales.float()).round().clamp(0, 15)
+
+
+def quantize_rtn(weight: Tensor, group_size: int = GROUP_SIZE) -> tuple[Tensor, Tensor, Tensor]:
+    """Round to nearest: W [out, in] -> (qweight, qzeros, scales)."""
     out_features, in_features = weight.shape
     if in_features % group_size:
         raise ValueError(f"{in_features} input channels do not divide into groups of {group_size}")
     groups = weight.float().view(out_features, in_features // group_size, group_size)
-    high, low = groups.amax(-1).clamp_min(0), groups.amin(-1).clamp_max(0)  # [out, in / g]
-    scales = ((high - low).clamp_min(1e-5) / 15).half()  # above 0 even for a group of zeros
-    wide = scales.float()
-    zeros = (-low / wide).round().clamp(0, 15)
-    q = ((groups / wide[..., None]).round() + zeros[..., None]).clamp(0, 15)
+    scales, zeros = grid(groups)  # [out, in / g]
+    q = ((groups / scales.float()[..., None]).round() + zeros[..., None]).clamp(0, 15)
     q = q.view(out_features, in_features)
     return pack(q.t().contiguous()), pack(zeros.t().contiguous()), scales.t().contiguous()
 

@@ -106,9 +106,16 @@ def build(
         shutil.rmtree(staged, ignore_errors=True)  # of a failure; else it is in its place
 
 
+def open_checkpoint(source: Path) -> Checkpoint:
+    """Raises ModelError for what is neither a model directory nor a GGUF file."""
+    if not source.exists():
+        raise ModelError(f"{source} does not exist")
+    return HfCheckpoint(source) if source.is_dir() else GgufCheckpoint(source)
+
+
 def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dict[str, Any]:
     """Write every file of the model but its manifest; returns its config."""
-    checkpoint: Checkpoint = HfCheckpoint(source) if source.is_dir() else GgufCheckpoint(source)
+    checkpoint = open_checkpoint(source)
     config = checkpoint.config()
     ready = checkpoint.ready_files()
     if ready:
@@ -121,24 +128,28 @@ def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dic
         config.pop("dtype", None)  # the key's newer spelling
         config["torch_dtype"] = "float16" if quantize else dtype
         if quantize:
-            config["quantization_config"] = _quantization_config(config)
+            tables = TABLES[:1] if config["tie_word_embeddings"] else TABLES
+            modules = [table.removesuffix(".weight") for table in tables]
+            config["quantization_config"] = quantization_config(modules)
     (staged / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     checkpoint.write_tokenizer(staged)
     return config
 
 
-def _quantization_config(config: dict[str, Any]) -> dict[str, Any]:
-    """AutoAWQ's keys. The method has a name of its own, for a reader must know the INT8 tables."""
-    tables = TABLES[:1] if config["tie_word_embeddings"] else TABLES
-    return {
-        "quant_method": "awq_int8",
+def quantization_config(
+    int8_modules: Sequence[str], *, group_size: int = GROUP_SIZE
+) -> dict[str, Any]:
+    """AutoAWQ's keys. With INT8 modules the method has a name of its own, for a reader must know
+    them: one that does not refuses the name."""
+    config = {
+        "quant_method": "awq_int8" if int8_modules else "awq",
         "bits": 4,
-        "group_size": GROUP_SIZE,
+        "group_size": group_size,
         "zero_point": True,
         "version": "gemm",
         "modules_to_not_convert": None,
-        "int8_modules": [table.removesuffix(".weight") for table in tables],
     }
+    return config | ({"int8_modules": list(int8_modules)} if int8_modules else {})
 
 
 def _write_weights(
@@ -149,7 +160,7 @@ def _write_weights(
 
     plan: dict[str, TensorPlan] = {}
     for tensor in tensors:
-        plan |= _plan(tensor, quantize=quantize, dtype=dtype)
+        plan |= plan_of(tensor, quantize=quantize, dtype=dtype)
     num_bytes = sum(tensor.num_bytes for tensor in plan.values())
     model_dir.require_disk(staged, num_bytes, "importing this model")
     with SafetensorsWriter(staged / "model.safetensors", plan) as writer:
@@ -157,20 +168,20 @@ def _write_weights(
         silent = not console.is_terminal
         for tensor in track(tensors, "Importing", console=console, transient=True, disable=silent):
             if not quantize:
-                _write_plain(writer, tensor, dtype)
+                write_plain(writer, tensor, dtype)
             elif tensor.name in TABLES:
-                _write_int8(writer, tensor)
+                write_int8(writer, tensor)
             elif _is_linear(tensor):
                 _write_int4(writer, tensor)
             else:
-                _write_plain(writer, tensor, "float16")
+                write_plain(writer, tensor, "float16")
 
 
 def _is_linear(tensor: SourceTensor) -> bool:
     return tensor.name.startswith("model.layers.") and len(tensor.shape) == 2
 
 
-def _plan(tensor: SourceTensor, *, quantize: bool, dtype: Dtype) -> dict[str, TensorPlan]:
+def plan_of(tensor: SourceTensor, *, quantize: bool, dtype: Dtype) -> dict[str, TensorPlan]:
     """What one tensor becomes in the file."""
     module = tensor.name.removesuffix(".weight")
     if not quantize:
@@ -196,7 +207,7 @@ def _plan(tensor: SourceTensor, *, quantize: bool, dtype: Dtype) -> dict[str, Te
     }
 
 
-def _chunks(tensor: SourceTensor) -> Iterator[tuple[int, Tensor]]:
+def chunks(tensor: SourceTensor) -> Iterator[tuple[int, Tensor]]:
     for first in range(0, tensor.shape[0], _CHUNK_ROWS):
         rows = tensor.rows(first, min(first + _CHUNK_ROWS, tensor.shape[0]))
         if not rows.isfinite().all():
@@ -204,20 +215,20 @@ def _chunks(tensor: SourceTensor) -> Iterator[tuple[int, Tensor]]:
         yield first, rows
 
 
-def _write_plain(writer: SafetensorsWriter, tensor: SourceTensor, dtype: Dtype) -> None:
+def write_plain(writer: SafetensorsWriter, tensor: SourceTensor, dtype: Dtype) -> None:
     import torch
 
-    for first, rows in _chunks(tensor):
+    for first, rows in chunks(tensor):
         cast = rows.to(getattr(torch, dtype))
         if not cast.isfinite().all():
             raise ModelError(f"{tensor.name} holds values too large for {dtype}")
         writer.write(tensor.name, cast, first_row=first)
 
 
-def _write_int8(writer: SafetensorsWriter, tensor: SourceTensor) -> None:
+def write_int8(writer: SafetensorsWriter, tensor: SourceTensor) -> None:
     from youtu_llm.ops import awq
 
-    for first, rows in _chunks(tensor):
+    for first, rows in chunks(tensor):
         values, scales = awq.quantize_rows_int8(rows)
         writer.write(tensor.name, values, first_row=first)
         writer.write(f"{tensor.name.removesuffix('.weight')}.scales", scales, first_row=first)
@@ -228,7 +239,7 @@ def _write_int4(writer: SafetensorsWriter, tensor: SourceTensor) -> None:
 
     from youtu_llm.ops import awq
 
-    weight = torch.cat([rows for _, rows in _chunks(tensor)])
+    weight = torch.cat([rows for _, rows in chunks(tensor)])
     module = tensor.name.removesuffix(".weight")
     parts = zip(("qweight", "qzeros", "scales"), awq.quantize_rtn(weight, GROUP_SIZE), strict=True)
     for part, values in parts:

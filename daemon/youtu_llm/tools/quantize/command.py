@@ -1,0 +1,64 @@
+"""The `youtu quantize` command: its options, and what they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="MODEL", help="model directory or .gguf file")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to make it")
+    parser.add_argument(
+        "--method",
+        choices=("rtn", "awq", "gptq", "awq+gptq", "auto"),
+        default="gptq",
+        help="auto: the best of the others for each block (%(default)s)",
+    )
+    parser.add_argument(
+        "--calib",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="texts to calibrate on, each for an equal share (else a set that comes along)",
+    )
+    parser.add_argument("--w-bit", type=int, choices=(4,), default=4, help="(%(default)s)")
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        choices=(32, 64, 128),
+        default=128,
+        help="inputs that share a scale (%(default)s)",
+    )
+    parser.add_argument(
+        "--head",
+        choices=("int8", "fp16"),
+        default="int8",
+        help="embedding and head; with fp16 other programs can read the model (%(default)s)",
+    )
+    parser.add_argument(
+        "--keep-int8",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="NAME,...",
+        help="linears kept in INT8, by the beginnings of their names: kv_b,down",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from youtu_llm.cli import go_on_under_engine_python
+
+    go_on_under_engine_python()
+    from youtu_llm.tools.importer import require_extra
+
+    require_extra()
+    from youtu_llm.tools.quantize import calibration, run
+
+    options = run.Options(
+        method=args.method,
+        recipe=run.Recipe(args.group_size, args.keep_int8),
+        int8_head=args.head == "int8",
+        calibration_files=tuple(args.calib) or calibration.DEFAULT_FILES,
+    )
+    print(run.quantize(args.path, args.out.resolve(), options))

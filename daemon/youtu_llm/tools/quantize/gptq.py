@@ -1,0 +1,57 @@
+"""Error-compensated rounding (GPTQ, Frantar et al. 2022) onto AutoAWQ's grid.
+
+Minimises |X (W - Q)^T|^2 column by column: each column is rounded after the errors of those
+before it were added to it, weighted by how much its input correlates with theirs. The weights
+come from one factorisation H = U D U^T of H = X^T X + damping, U unit upper triangular: GPTQ as
+QuIP (Chee et al. 2023) proves it equal to LDLQ, without the inverse.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from youtu_llm.ops import awq
+
+DAMPING = 0.01  # of the mean diagonal
+_BLOCK = 128
+
+
+def quantize(weight: Tensor, gram: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """W [out, in] and X^T X [in, in] -> (qweight, qzeros, scales) of ops/awq.py.
+
+    Columns go in the order of falling energy, so that the important ones are rounded while
+    there are many left to make up for them; each keeps the grid of its own group.
+    """
+    out_features, in_features = weight.shape
+    order = gram.diagonal().argsort(descending=True, stable=True)
+    feedback = _feedback(gram[order][:, order])
+    columns = weight.t()[order].contiguous()  # [in, out], in the order of rounding
+    scales, zeros = awq.grid(weight.view(out_features, -1, group_size))
+    scales, zeros = scales.t().contiguous(), zeros.t().contiguous()  # [in / g, out]
+    steps = scales.float()
+    errors = torch.zeros_like(columns)
+    q = torch.empty(in_features, out_features, dtype=torch.uint8)
+    for first in range(0, in_features, _BLOCK):
+        end = min(first + _BLOCK, in_features)
+        columns_now = columns[first:end]
+        wanted = columns_now + feedback[:first, first:end].t() @ errors[:first]
+        within = feedback[first:end, first:end]
+        mistakes = errors[first:end]
+        for i in range(end - first):
+            column = torch.addmv(wanted[i], mistakes[:i].t(), within[:i, i])
+            group = int(order[first + i]) // group_size
+            rounded = (column / steps[group]).round_().add_(zeros[group]).clamp_(0, 15)
+            q[order[first + i]] = rounded.to(torch.uint8)
+            mistakes[i] = columns_now[i] - rounded.sub_(zeros[group]).mul_(steps[group])
+    return awq.pack(q), awq.pack(zeros), scales
+
+
+def _feedback(gram: Tensor) -> Tensor:
+    """The unit upper triangular U of H = U D U^T. Overwrites `gram`."""
+    diagonal = gram.diagonal()
+    diagonal += DAMPING * diagonal.mean() + 1e-8
+    # Cholesky gives L L^T: reading rows and columns backwards turns it into U U^T.
+    lower = torch.linalg.cholesky(gram.flip(0, 1))
+    upper = lower.flip(0, 1)
+    return upper / upper.diagonal()

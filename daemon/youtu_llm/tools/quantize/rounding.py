@@ -1,0 +1,158 @@
+"""What the methods make of one block: INT4 linears, INT8 exceptions, the rest in fp16."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from youtu_llm.engine.models.spec import ModelConfig
+from youtu_llm.errors import ModelError
+from youtu_llm.ops import awq
+from youtu_llm.tools.quantize import awq as awq_scales
+from youtu_llm.tools.quantize import folds, gptq
+from youtu_llm.tools.quantize.block import InputStats, Stats, Tensors
+
+METHODS = ("rtn", "awq", "gptq", "awq+gptq")
+_SAMPLE_ROWS = 256  # outputs a linear's reported error is measured on
+
+
+@dataclass(slots=True)
+class Quantised:
+    tensors: Tensors  # as the checkpoint stores them
+    errors: dict[str, float] = field(default_factory=dict)  # of each linear's output, relative
+    scales: dict[str, dict[str, float]] = field(default_factory=dict)  # of each fold
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to do with every block alike."""
+
+    group_size: int = awq.GROUP_SIZE
+    keep_int8: tuple[str, ...] = ()  # modules, or the beginnings of their names: kv_b, down_proj
+
+    def keeps(self, names: Sequence[str]) -> bool:
+        """Whether linears that are one to the engine stay INT8. Raises ModelError if only some."""
+        kept = [name for name in names if _leaf(name).startswith(self.keep_int8)]
+        if not kept:
+            return False
+        if len(kept) < len(names):
+            parts = ",".join(map(_leaf, names))
+            raise ModelError(
+                f"{', '.join(kept)} can be INT8 only together with the linears that the engine"
+                f" computes in the same pass: --keep-int8 {parts}"
+            )
+        return True
+
+    def check(self, stats: Stats) -> None:
+        """Raises ModelError for a name in `keep_int8` that no linear has."""
+        leaves = sorted({_leaf(name) for names in stats for name in names})
+        for start in self.keep_int8:
+            if not any(leaf.startswith(start) for leaf in leaves):
+                raise ModelError(f"--keep-int8 {start}: the linears are {', '.join(leaves)}")
+
+
+def quantise(
+    tensors: Tensors, stats: Stats, config: ModelConfig, method: str, recipe: Recipe
+) -> Quantised:
+    """One block by one of METHODS. `tensors` in fp32; `stats` of the calibration text."""
+    recipe.check(stats)
+    tensors, stats = dict(tensors), dict(stats)
+    result = Quantised({})
+    if method.startswith("awq"):
+        for fold in folds.FOLDS[config.architecture]:
+            result.scales[fold.source] = _scale(fold, tensors, stats, config, recipe)
+    linears = {f"{name}.weight" for names in stats for name in names}
+    for name in tensors.keys() - linears:
+        result.tensors[name] = _half(name, tensors[name])
+    for names in sorted(stats):
+        # Where the engine computes them as one, the feedback of the inputs is found once.
+        weight = torch.cat([tensors[f"{name}.weight"] for name in names])
+        parts = _quantise_linear(names, weight, stats[names], method, recipe)
+        heights = [len(tensors[f"{name}.weight"]) for name in names]
+        for name, part in zip(names, _split(parts, heights), strict=True):
+            result.tensors |= {f"{name}.{key}": value for key, value in part.items()}
+        for name, error in _errors(names, weight, heights, parts, stats[names]).items():
+            result.errors[name] = error
+    return result
+
+
+def _scale(
+    fold: folds.Fold, tensors: Tensors, stats: Stats, config: ModelConfig, recipe: Recipe
+) -> dict[str, float]:
+    """Search and fold one set of scales; says how far they reach."""
+    touched = [names for names in stats if set(names) & set(fold.targets)]
+    if all(recipe.keeps(names) for names in touched):
+        return {"min": 1.0, "max": 1.0}
+    weight = torch.cat([tensors[f"{name}.weight"] for name in fold.targets])
+    channels = fold.channels(config, weight.shape[1])
+    scales = awq_scales.search(weight, stats[touched[0]], channels, recipe.group_size)
+    folds.apply(fold, tensors, config, scales)
+    for names in touched:
+        stats[names] = stats[names].scaled(scales)
+    return {"min": round(float(scales.min()), 4), "max": round(float(scales.max()), 4)}
+
+
+def _quantise_linear(
+    names: tuple[str, ...], weight: Tensor, stats: InputStats, method: str, recipe: Recipe
+) -> Tensors:
+    out_features, in_features = weight.shape
+    if recipe.keeps(names):
+        values, scales = awq.quantize_rows_int8(weight)
+        return {"weight": values, "scales": scales}
+    if in_features % recipe.group_size or out_features % 8:
+        raise ModelError(
+            f"{'|'.join(names)} is {in_features} x {out_features}: INT4 needs inputs in groups of"
+            f" {recipe.group_size} (--group-size) and outputs in words of 8"
+        )
+    if method.endswith("gptq"):
+        parts = gptq.quantize(weight, stats.gram, recipe.group_size)
+    else:
+        parts = awq.quantize_rtn(weight, recipe.group_size)
+    return dict(zip(("qweight", "qzeros", "scales"), parts, strict=True))
+
+
+def _split(parts: Tensors, heights: list[int]) -> list[Tensors]:
+    """Linears that were quantised as one, apart again, by their numbers of outputs."""
+    if "qweight" not in parts:
+        pieces = {key: value.split(heights) for key, value in parts.items()}
+    else:
+        words = [height // 8 for height in heights]
+        pieces = {
+            "qweight": parts["qweight"].split(words, dim=1),
+            "qzeros": parts["qzeros"].split(words, dim=1),
+            "scales": parts["scales"].split(heights, dim=1),
+        }
+    return [
+        {key: piece[i].contiguous() for key, piece in pieces.items()} for i in range(len(heights))
+    ]
+
+
+def _errors(
+    names: tuple[str, ...], weight: Tensor, heights: list[int], parts: Tensors, stats: InputStats
+) -> dict[str, float]:
+    """|X (W - Q)^T| / |X W^T| of each linear, over some of its outputs."""
+    if "qweight" in parts:
+        stored = awq.dequantize(parts["qweight"], parts["qzeros"], parts["scales"]).t()
+    else:
+        stored = parts["weight"].float() * parts["scales"].float()[:, None]
+    found = {}
+    for name, w, q in zip(names, weight.split(heights), stored.split(heights), strict=True):
+        step = -(-len(w) // _SAMPLE_ROWS)
+        w, wrong = w[::step], w[::step] - q[::step]
+        lost = ((wrong @ stats.gram) * wrong).sum().clamp_min(0)
+        found[name] = round(float((lost / ((w @ stats.gram) * w).sum()).sqrt()), 6)
+    return found
+
+
+def _leaf(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _half(name: str, tensor: Tensor) -> Tensor:
+    half = tensor.half()
+    if not half.isfinite().all():
+        raise ModelError(f"{name} holds values too large for float16")
+    return half
