@@ -19,7 +19,7 @@ from youtu_llm.service import listeners
 from youtu_llm.service.api.chat import ChatRoutes
 from youtu_llm.service.api.control import ControlRoutes
 from youtu_llm.service.api.openai import OpenAIRoutes
-from youtu_llm.service.api.routes import KEEP_ALIVE_TIMEOUT_S, Access, make_application
+from youtu_llm.service.api.routes import Access, make_application
 from youtu_llm.service.api.sessions import SessionRoutes
 from youtu_llm.service.board import Board
 from youtu_llm.service.choice import Choice
@@ -96,9 +96,7 @@ async def _serve(
     runner = web.AppRunner(
         make_application(access, metrics, pipeline.admit, routes),
         handle_signals=False,
-        access_log=None,
         handler_cancellation=True,
-        keepalive_timeout=KEEP_ALIVE_TIMEOUT_S,
         shutdown_timeout=LAST_WORDS_S,
     )
     await runner.setup()

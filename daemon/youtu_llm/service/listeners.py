@@ -16,6 +16,7 @@ from aiohttp import web
 
 from youtu_llm.config import ServiceSection
 from youtu_llm.errors import ConfigError
+from youtu_llm.service.connection import Connection
 from youtu_llm.service.guard import Guard
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 SOCKET_MODE = 0o660  # for the owner and the group, `youtu` under systemd
 PROBE_S = 2.0
 BACKLOG = 1024
+KEEP_ALIVE_TIMEOUT_S = 75.0
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 
@@ -84,7 +86,15 @@ class Listeners:
                     path.unlink()
 
     def _connection(self) -> Guard:
-        return Guard(self._server())
+        loop = asyncio.get_running_loop()
+        # Made here and not by the server, whose class for it is fixed.
+        inner = Connection(
+            self._server,
+            loop=loop,
+            keepalive_timeout=KEEP_ALIVE_TIMEOUT_S,
+            access_log=None,  # type: ignore[arg-type]  # none: it asks `if access_log`
+        )
+        return Guard(inner)
 
 
 def inherited(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:

@@ -37,7 +37,6 @@ STREAM = web.RequestKey("STREAM", EventStream)
 
 MAX_HEADER_BYTES = 16 << 10
 BODY_DEADLINE_S = 30.0
-KEEP_ALIVE_TIMEOUT_S = 75.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _WITHOUT_KEY = frozenset({"/livez", "/readyz"})
 _GENERATES = frozenset({"/chat", "/v1/chat/completions", "/v1/completions"})
@@ -59,7 +58,8 @@ def json_response(data: Any, *, status: int = 200, retry_after_s: int = 0) -> we
 def error_object(error: YoutuError) -> dict[str, Any]:
     """The API's error, in OpenAI's shape with our string codes."""
     kind = "invalid_request_error" if error.status < 500 else "server_error"
-    body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    message = error.message.encode(errors="replace").decode()  # it may quote bytes of a head
+    body = {"message": message, "type": kind, "param": error.param, "code": error.code}
     return {"error": body | error.details}
 
 
