@@ -26,11 +26,14 @@ _WORDS = {
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must look like {pattern}",
+    "list_type": "must be a list",
+    "too_short": "must have at least {min_length} entries",
     "too_long": "must have at most {max_length} entries",
 }
 _PATTERNS = {
     r"^/": "an absolute path",
     r"^[0-9]{1,3}/[1-9][0-9]{0,5}$": "RESTARTS/SECONDS, such as 3/300",
+    r"^[A-Za-z0-9._:-]+$": "a name of letters, digits and . _ : -",
     r"^[a-z0-9][a-z0-9_-]{0,63}$": "a profile's name (small letters, digits, - and _)",
 }
 _YES = ("yes", "on", "y", "1", "enable", "enabled")

@@ -110,6 +110,21 @@ def test_bad_bodies_are_refused_in_words(daemon: Daemon, body: bytes, param: str
     assert "Traceback" not in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"tempratur": 1}, "tempratur: is unknown here, did you mean temperature"),
+        ({"max_new_tokens": "5"}, 'must be a whole number (got "5"), did you mean 5'),
+        ({"temperature": 5}, "temperature: must be at most 2.0 (got 5)"),
+        ({"session": "a/b"}, "must look like a name of letters, digits and . _ : -"),
+        ({"stop": 5}, "stop: must be a list (got 5)"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type: must be 'text'"),
+    ],
+)
+def test_a_refusal_says_what_to_write(daemon: Daemon, body: dict[str, Any], words: str) -> None:
+    assert words in daemon.chat("hello", **body).json()["error"]["message"]
+
+
 def test_other_refusals(daemon: Daemon) -> None:
     def code(response: Any) -> tuple[int, str]:
         return response.status_code, response.json()["error"]["code"]

@@ -80,13 +80,30 @@ def test_errors_have_the_client_s_types(client: openai.OpenAI) -> None:
 
 
 def test_the_stream_on_the_wire(daemon: Daemon) -> None:
-    body = {"messages": SAY, "stream": True, "logit_bias": {"1": 2}, "made_up": None}
+    body = {"messages": SAY, "stream": True, "logit_bias": {}, "made_up": [1]}
     wire = daemon.http.post("/v1/chat/completions", json=body).text
     assert wire.endswith("data: [DONE]\n\n")
     lines = [line.removeprefix("data: ") for line in wire.split("\n\n")[:-2]]
     chunks: list[dict[str, Any]] = [json.loads(line) for line in lines]
     assert all("usage" not in chunk for chunk in chunks)
     assert chunks[-1]["choices"][0]["delta"] == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("logprobs", True),
+        ("logit_bias", {"1": 2}),
+        ("frequency_penalty", 0.5),
+        ("response_format", {"type": "json_object"}),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_name(daemon: Daemon, field: str, value: Any) -> None:
+    answer = daemon.http.post("/v1/chat/completions", json={"messages": SAY, field: value})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field
+    assert "not supported by this version" in answer.json()["error"]["message"]
 
 
 def test_an_error_after_the_start_travels_in_the_stream_and_nothing_follows(daemon: Daemon) -> None:

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 from harness import Daemon, events
+from test_fuzz import check_bodies, check_bytes
 from test_profiles import check_switches
 
 Start = Callable[..., Daemon]
@@ -226,6 +227,20 @@ def test_profile_switches(start: Start, share: Share, report: Report) -> None:
         f"{count} switches in {time.monotonic() - began:.0f} s under load: {answers} answers, each"
         " of the profile it names; 0 wrong, 0 stuck, 0 restarts by fault"
     )
+
+
+def test_fuzzed_bodies(start: Start, share: Share, report: Report) -> None:
+    began, count = time.monotonic(), share(100_000)
+    counts = check_bodies(start(), count)
+    report(f"{count} bodies from the schemas in {time.monotonic() - began:.0f} s: {counts}")
+
+
+def test_fuzzed_bytes(start: Start, share: Share, report: Report) -> None:
+    seed = random.randrange(1 << 32)
+    began, count = time.monotonic(), share(100_000)
+    report(f"seed of the bytes: {seed}")
+    counts = check_bytes(start(), count, seed=seed)
+    report(f"{count} spoiled requests in {time.monotonic() - began:.0f} s: {counts}")
 
 
 def test_restarts_by_the_clock(start: Start, report: Report) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 from aiohttp import web
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -16,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
+from youtu_llm import explain
 from youtu_llm.errors import InvalidRequest, UnsupportedMediaType
 
 MAX_BODY_BYTES = 1 << 20
@@ -108,6 +112,15 @@ class OpenAIMessage(OpenAIBody):
         return "".join(part.text for part in self.content)
 
 
+def _refuse_unserved(value: Any) -> None:
+    if value:
+        raise ValueError("is not supported by this version: leave it out")
+
+
+# OpenAI's own fields that would change the answer; unlike unknown ones they are not ignored.
+Unserved = Annotated[None, BeforeValidator(_refuse_unserved)]
+
+
 class StreamOptions(OpenAIBody):
     include_usage: bool = False
 
@@ -125,6 +138,10 @@ class OpenAISampling(SamplingBody):
     stop: StopString | StopStrings | None = None
     response_format: ResponseFormat | None = None
     ignore_eos: bool = False  # ours
+    logprobs: Unserved = None
+    logit_bias: Unserved = None
+    presence_penalty: Unserved = None
+    frequency_penalty: Unserved = None
 
     @property
     def stop_strings(self) -> list[str] | None:
@@ -134,10 +151,17 @@ class OpenAISampling(SamplingBody):
 class ChatCompletionBody(OpenAISampling):
     messages: Annotated[list[OpenAIMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: NewTokens | None = None
+    tools: Unserved = None
+    functions: Unserved = None
+    top_logprobs: Unserved = None
+    audio: Unserved = None
 
 
 class CompletionBody(OpenAISampling):
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    echo: Unserved = None
+    suffix: Unserved = None
 
     @property
     def text(self) -> str:
@@ -175,7 +199,7 @@ async def read_body(request: web.Request, schema: type[B]) -> B:
     try:
         return schema.model_validate(value)
     except ValidationError as error:
-        raise _explain(error) from error
+        raise _explain(error, schema.model_fields) from error
 
 
 def strict_json(data: bytes) -> Any:
@@ -195,9 +219,34 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
         raise ValueError("an object has the same key twice")
 
 
-def _explain(error: ValidationError) -> InvalidRequest:
-    """The first problem in words, and where it is."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(map(str, problem["loc"]))[:MAX_SHOWN_CHARS]
-    what = problem["msg"].removeprefix("Value error, ")
+def _explain(error: ValidationError, fields: Collection[str]) -> InvalidRequest:
+    """The problem that lies deepest, what to do about it, and where it is."""
+    problems = error.errors(include_url=False)
+
+    def rank(problem: Any) -> tuple[int, bool]:
+        """Of a union, the kind that was meant."""
+        is_list = isinstance(problem["input"], list)
+        return len(problem["loc"]), not (is_list and problem["type"] == "string_type")
+
+    problem = max(problems, key=rank)
+    # Without pydantic's names for the parts of a union.
+    path = [str(part) for part in problem["loc"] if re.fullmatch(r"\w+", str(part))]
+    if problem["type"] == "extra_forbidden":
+        path = [str(part) for part in problem["loc"]]  # what was sent
+    where = ".".join(path)[:MAX_SHOWN_CHARS]
+    what = _words(problem, fields)
     return InvalidRequest(f"{where}: {what}" if where else what, param=where or None)
+
+
+def _words(problem: Any, fields: Collection[str]) -> str:
+    kind = problem["type"]
+    if kind == "missing":
+        return "is missing"
+    if kind == "model_type":
+        return "must be a JSON object"
+    if kind == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        near = explain.nearest(str(problem["loc"][-1]), fields)
+        return "is unknown here" + (f", did you mean {near}" if near else ": leave it out")
+    return explain.value_error(problem)
