@@ -1,8 +1,10 @@
 """Where the package lies: for this process and for the engine's Python, which inherits it."""
 
 import os
+import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports; main takes it back
 PLACES = ["/usr/lib/youtu/app", "/usr/lib/youtu/vendor"]
 sys.path[:0] = PLACES
 os.environ["PYTHONPATH"] = os.pathsep.join(PLACES)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from youtu_llm import cli
+from tests import test_manifest
+from youtu_llm import __version__, cli, manifest
 
 YOUTU = (sys.executable, "-c", "import sys, youtu_llm.cli as c; sys.exit(c.main())")
 ANSWER = ["好的", "，前方", "500米\x1b[31m", "有加油站"]
@@ -80,6 +81,9 @@ class Daemon:
         return web.json_response({"requests": [row | {"completion_tokens": 30}]})
 
     async def reload(self, request: web.Request) -> web.Response:
+        if self.state == "stuck":
+            error = {"message": "«car» is live again", "code": "switch_failed"}
+            return web.json_response({"error": error}, status=409)
         return web.json_response({"name": self.profile})
 
 
@@ -348,13 +352,34 @@ async def test_profile_use(daemon: Daemon, tmp_path: Path) -> None:
     assert (done.status, (tmp_path / "new.yaml").read_text()) == (0, "profile: car\n")
 
 
-async def test_profile_ls_and_show(tmp_path: Path) -> None:
+async def test_a_switch_that_fails_leaves_the_file_as_it_was(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("profile: car\n")
-    done = await youtu(None, "profile", "ls", "--config", str(file))
+    os.utime(file, (1e9, 1e9))
+    daemon.state = "stuck"
+    done = await youtu(daemon, "profile", "use", "factory", "--config", str(file))
+    assert done.status == 1
+    assert done.err == f"youtu: «car» is live again. {file} is as it was before\n"
+    assert (file.read_text(), file.stat().st_mtime) == ("profile: car\n", 1e9)
+
+
+async def test_profile_ls_and_show(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("profile: car\n")
+    nowhere = {"YOUTU_HOST": "unix:///nowhere/y.sock"}
+    done = await youtu(None, "profile", "ls", "--config", str(file), **nowhere)
     marks = {line[2:].split(" ")[0]: line[0] for line in done.out.splitlines()}
     assert marks["car"] == "*"
     assert marks["default"] == marks["factory"] == " "
+    assert "not live" not in done.out
+    daemon.profile = "factory"
+    done = await youtu(daemon, "profile", "ls", "--config", str(file))
+    lines = {line[2:].split(" ")[0]: line for line in done.out.splitlines()}
+    assert lines["factory"].startswith("*")
+    assert lines["car"].startswith("  car")
+    assert lines["car"].endswith("(configured, not live)")
     done = await youtu(None, "profile", "show", "--config", str(file))
     assert "max_new_tokens: 64" in done.out
     done = await youtu(None, "profile", "show", "educatoin")
@@ -374,6 +399,31 @@ async def test_config_schema_and_check(tmp_path: Path) -> None:
     done = await youtu(None, "config", "check", "--config", str(file))
     assert done.status == 78  # a switch to education would fail
     assert "education.yaml:3:3: sampling.max_new_tokens: 2048 new tokens" in done.err
+
+
+async def test_a_broken_model_does_not_hide_the_others(tmp_path: Path) -> None:
+    for name in ("cut", "mad", "sound"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"x" * 100)
+        test_manifest.write(tmp_path / name)
+    (tmp_path / "cut/weights").write_bytes(b"x")
+    (tmp_path / "mad" / manifest.MANIFEST).write_text("[]")
+    done = await youtu(None, "models", YOUTU_MODELS=str(tmp_path))
+    assert done.status == 0
+    assert [line.split()[:2] for line in done.out.splitlines()[1:]] == [
+        ["cut", "?"],
+        ["mad", "?"],
+        ["sound", "none"],
+    ]
+    assert "cut/weights has 1 bytes and should have 100" in done.err
+    assert "mad/youtu.json is damaged" in done.err
+
+
+async def test_the_version_is_the_project_s() -> None:
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    done = await youtu(None, "--version")
+    assert done == Done(0, f"youtu {__version__}\n", "")
+    assert f'version = "{__version__}"' in project
 
 
 async def test_models_of_an_empty_folder(tmp_path: Path) -> None:

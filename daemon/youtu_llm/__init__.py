@@ -1,1 +1,3 @@
 """Youtu: a language-model appliance for small machines."""
+
+__version__ = "0.1.0"

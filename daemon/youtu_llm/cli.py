@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from youtu_llm import paths
+from youtu_llm import __version__, paths
 from youtu_llm.errors import ConfigError, YoutuError
 from youtu_llm.tools.evals import command as evals
 from youtu_llm.tools.quantize import command as quantize
@@ -38,8 +39,9 @@ CHAT_OPTIONS: dict[str, type] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # packaging/main.py took it off
     try:
+        args = _parser().parse_args(argv)
         return int(args.run(args) or 0)
     except ConfigError as error:
         print(f"youtu: the configuration is wrong:\n{error.message}", file=sys.stderr)
@@ -57,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("youtu", description="A language model on this machine.")
+    parser.add_argument("--version", action="version", version=f"youtu {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Run, help: str, to: Any = commands) -> argparse.ArgumentParser:
@@ -246,8 +249,13 @@ def _config_schema(args: argparse.Namespace) -> None:
 
 def _profile_ls(args: argparse.Namespace) -> None:
     from youtu_llm.tools import configure
+    from youtu_llm.tools.client import Daemon, Unreachable
 
-    print("\n".join(configure.list_profiles(_load(args))))
+    try:
+        live = Daemon.from_environ().call("GET", "/health", also=(503,)).get("profile")
+    except Unreachable:
+        live = None
+    print("\n".join(configure.list_profiles(_load(args), live)))
 
 
 def _profile_show(args: argparse.Namespace) -> None:
@@ -258,12 +266,12 @@ def _profile_show(args: argparse.Namespace) -> None:
 
 def _profile_use(args: argparse.Namespace) -> None:
     from youtu_llm.tools import configure
-    from youtu_llm.tools.client import RELOAD_TIMEOUT_S, Daemon, NothingListens
+    from youtu_llm.tools.client import RELOAD_TIMEOUT_S, Daemon, NothingListens, Refused
 
     vars(args)["profile"] = args.name  # checked as if it were a flag, before it is written
     file = _load(args).sources.config_file
     assert file is not None
-    configure.set_value(file, "profile", args.name)
+    undo = configure.set_value(file, "profile", args.name)
     print(f"{file}: profile: {args.name}")
     daemon = Daemon.from_environ()
     try:
@@ -271,6 +279,11 @@ def _profile_use(args: argparse.Namespace) -> None:
     except NothingListens:
         print("No daemon is running: it takes effect at the next start.")
         return
+    except Refused as error:
+        if error.code != "switch_failed":
+            raise
+        undo()
+        raise YoutuError(f"{error.message}. {file} is as it was before") from error
     if live != args.name:
         raise YoutuError(
             f"the daemon on {daemon.host} stays with the profile {live}: it reads another config"
@@ -334,6 +347,9 @@ def _models(args: argparse.Namespace) -> None:
         for info in models
     ]
     print(status.table(("NAME", "WEIGHTS", "SIZE", "LICENCE"), rows))
+    for info in models:
+        if info.problem:
+            print(f"youtu: {info.problem}", file=sys.stderr)
 
 
 def _setup_engine(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import test_manifest
 from tests.engine import tiny
 from youtu_llm import protocol
 from youtu_llm.protocol import (
@@ -138,6 +139,21 @@ def test_a_missing_model_is_fatal_and_does_not_heal(engine: Engine, tmp_path: Pa
     assert not fatal.heals
     assert "youtu pull" in fatal.message
     assert engine.process.wait(10) == 1
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "a missing shard"])
+def test_a_damaged_model_is_fatal_with_both_checksums(
+    engine: Engine, tmp_path: Path, damage: str
+) -> None:
+    tiny.make("llama", tmp_path)
+    right = test_manifest.write(tmp_path).files["model.safetensors"].sha256
+    test_manifest.DAMAGES[damage](tmp_path / "model.safetensors")
+    engine.send(Configure(tiny.engine_config(tmp_path)))
+    fatal = engine.receive(lambda m: isinstance(m, (Hello, Fatal)))
+    assert isinstance(fatal, Fatal)
+    assert not fatal.heals
+    assert "model.safetensors" in fatal.message
+    assert right in fatal.message
 
 
 @pytest.mark.slow

@@ -26,13 +26,14 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons of its own for a test: start(*engine_args, service={...}). `deadline_s`
-    stands for all of the HTTP side's."""
+    """Starts daemons of its own for a test: start(*engine_args, service={...}). Seconds are
+    the harness's."""
     with ExitStack() as stack:
 
-        def starter(*engine_args: str, deadline_s: float | None = None, **config: Any) -> Daemon:
+        def starter(*engine_args: str, **options: Any) -> Daemon:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="youtu"))
-            daemon = Daemon(Path(folder), config, list(engine_args), deadline_s)
+            seconds = {name: options.pop(name) for name in list(options) if name.endswith("_s")}
+            daemon = Daemon(Path(folder), options, list(engine_args), **seconds)
             stack.callback(daemon.stop)
             return daemon
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,17 @@ def free_port() -> int:
 
 
 class Daemon:
-    """`config` is config.yaml as a tree; `folder` must have a short path (Unix sockets)."""
+    """`config` is config.yaml as a tree; `folder` must have a short path (Unix sockets).
+    `wrapper` is a command that executes the daemon's. `deadline_s` stands for all deadlines of
+    the HTTP side, `interval_s` for what happens from time to time."""
 
     def __init__(
         self,
         folder: Path,
         config: dict[str, Any],
         engine_args: list[str],
-        deadline_s: float | None = None,
+        wrapper: Sequence[str] = (),
+        **seconds: float,
     ) -> None:
         self.folder = folder
         self.socket = folder / "y.sock"
@@ -49,7 +52,8 @@ class Daemon:
         self.config_file.write_text(json.dumps(tree))
         self.log = folder / "log"
         self._engine_args = engine_args
-        self._environ = {} if deadline_s is None else {"TEST_DEADLINE_S": str(deadline_s)}
+        self._wrapper = wrapper
+        self._environ = {f"TEST_{name.upper()}": str(value) for name, value in seconds.items()}
         self.start()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(
@@ -60,7 +64,11 @@ class Daemon:
         path = os.pathsep.join([str(TESTS.parent / "daemon"), str(TESTS), *sys.path])
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(RUN_DAEMON), str(self.config_file), *self._engine_args],
+                [
+                    *self._wrapper,
+                    *(sys.executable, str(RUN_DAEMON), str(self.config_file)),
+                    *self._engine_args,
+                ],
                 env=os.environ | {"PYTHONPATH": path} | self._environ,
                 stderr=log,
             )

@@ -26,7 +26,9 @@ def main() -> int:
     path, *engine_args = sys.argv[1:]
     if deadline_s := os.environ.get("TEST_DEADLINE_S"):  # for tests that can't wait
         guard.HEAD_DEADLINE_S = routes.BODY_DEADLINE_S = float(deadline_s)
-        sse.WRITE_DEADLINE_S = sse.KEEP_ALIVE_S = board.INTERVAL_S = float(deadline_s)
+        sse.WRITE_DEADLINE_S = float(deadline_s)
+    if interval_s := os.environ.get("TEST_INTERVAL_S"):
+        sse.KEEP_ALIVE_S = board.INTERVAL_S = float(interval_s)
     loaded = config.load(
         Path(path), profile_dirs=[Path(path).parent / "profiles"], environ={}, flags={}
     )

@@ -174,8 +174,7 @@ def test_a_full_queue_answers_429(daemon: Daemon) -> None:
         return client
 
     clients = [raw_request(f"queue-{number}") for number in range(4)]
-    daemon.wait(lambda health: health["queue"]["running"] + health["queue"]["waiting"] == 4)
-    assert daemon.health()["queue"] == {"running": 2, "waiting": 2, "limit": 2}
+    daemon.wait(lambda health: health["queue"] == {"running": 2, "waiting": 2, "limit": 2})
     refused = daemon.chat("hello")
     assert refused.status_code == 429
     assert refused.json()["error"]["code"] == "queue_full"
@@ -186,7 +185,7 @@ def test_a_full_queue_answers_429(daemon: Daemon) -> None:
 
 
 def test_a_time_limit_ends_an_answer_with_what_it_has(start: Callable[..., Daemon]) -> None:
-    daemon = start(bounds={"request_time_s": 0.3})
+    daemon = start(bounds={"request_time_s": 1.0})
     daemon.wait_for("ready")
     done = daemon.chat("!long", max_new_tokens=4096).json()
     assert done["finish_reason"] == "time_limit"

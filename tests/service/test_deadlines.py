@@ -14,7 +14,7 @@ import pytest
 from harness import Daemon, events
 
 Start = Callable[..., Daemon]
-DEADLINE_S = 0.6
+DEADLINE_S = 1.0
 POST = b"POST /chat HTTP/1.1\r\nHost: y\r\nContent-Type: application/json\r\n"
 
 
@@ -23,7 +23,10 @@ def hasty() -> Iterator[Daemon]:
     config = {"bounds": {"max_new_tokens": 100_000}}
     with tempfile.TemporaryDirectory(prefix="youtu") as folder:
         daemon = Daemon(
-            Path(folder), config, ["--max-model-len", "100000", "--step-s", "0.0002"], DEADLINE_S
+            Path(folder),
+            config,
+            ["--max-model-len", "100000", "--step-s", "0.0002"],
+            deadline_s=DEADLINE_S,
         )
         daemon.wait_for("ready")
         yield daemon
@@ -98,7 +101,7 @@ def test_a_half_closed_client_counts_as_gone(hasty: Daemon) -> None:
 
 
 def test_keep_alives_while_the_engine_is_slow(start: Start) -> None:
-    daemon = start("--step-s", "0.5", deadline_s=0.2)
+    daemon = start("--step-s", "0.5", interval_s=0.2)
     daemon.wait_for("ready")
     with daemon.stream("slow", max_new_tokens=4) as response:
         wire = b"".join(response.iter_raw())
@@ -117,7 +120,7 @@ def test_the_socket_file_is_gone_at_the_end_unless_it_is_a_successor_s(start: St
 
 
 def test_heat_allows_one_answer_at_a_time(start: Start) -> None:
-    daemon = start("--step-s", "0.02", deadline_s=0.1, bounds={"max_celsius": 80})
+    daemon = start("--step-s", "0.02", interval_s=0.1, bounds={"max_celsius": 80})
     zone = daemon.folder / "root/sys/class/thermal/thermal_zone0"
     zone.mkdir(parents=True)
     (zone / "type").write_text("cpu-thermal\n")

@@ -121,12 +121,16 @@ def test_the_oldest_turns_make_room(daemon: Daemon) -> None:
 
 
 def test_number_and_age_are_bounded(start: Start) -> None:
-    daemon = start(sessions={"max_sessions": 2, "idle_s": 1.0})
+    daemon = start()
     daemon.wait_for("ready")
+    daemon.profile("few", sessions={"max_sessions": 2})
+    daemon.profile("short", sessions={"idle_s": 1.0})
+    assert daemon.use("few").status_code == 200
     for name in ("a", "b", "c"):
         ask(daemon, name, "hello")
     ids = [row["id"] for row in daemon.http.get("/sessions").json()["sessions"]]
     assert ids == ["b", "c"]
+    assert daemon.use("short").status_code == 200
     while daemon.http.get("/sessions").json()["sessions"]:
         pass
 

@@ -52,7 +52,7 @@ def test_a_dead_engine_ends_the_stream_with_an_error_and_comes_back(
 
 
 def test_before_the_first_token_a_dead_engine_is_a_status(start: Start) -> None:
-    daemon = start("--load-s", "0.5")
+    daemon = start("--load-s", "2")
     loading = daemon.wait(lambda h: h["state"] == "loading" and h["engine"]["phase"] == "loading")
     assert loading["reason"] == "the model is being loaded"
     refused = daemon.chat("hello")
@@ -67,7 +67,7 @@ def test_before_the_first_token_a_dead_engine_is_a_status(start: Start) -> None:
 
 
 def test_who_only_waited_when_the_engine_died_gets_the_next_one(start: Start) -> None:
-    daemon = start("--load-s", "0.5", engine={"max_num_seqs": 1})
+    daemon = start("--load-s", "1.5", engine={"max_num_seqs": 1})
     daemon.wait_for("ready")
     with daemon.stream("!long", max_new_tokens=4096) as response, ThreadPoolExecutor() as pool:
         stream = events(response)
@@ -83,7 +83,6 @@ def test_who_only_waited_when_the_engine_died_gets_the_next_one(start: Start) ->
         daemon.engine().kill()
         *_, (name, _) = stream
         assert name == "error"
-        daemon.wait(lambda health: health["state"] != "ready")
         daemon.http.post("/requests/never-mind/cancel")
         assert cancelled.result().json()["finish_reason"] == "cancelled"
         assert patient.result().json()["text"] == "hello"
@@ -117,11 +116,11 @@ def test_out_of_memory_fails_one_request_only(start: Start) -> None:
 
 
 def test_a_silent_engine_is_killed_and_a_slow_start_is_not_silence(start: Start) -> None:
-    daemon = start("--load-s", "1.5", service={"engine_silence_s": 1.0})
+    daemon = start("--load-s", "2.5", service={"engine_silence_s": 2.0})
     assert daemon.wait_for("ready")["engine"]["restarts"] == 0
     assert ending(daemon, "!hang 3")[0] == "error"
     health = daemon.wait(lambda h: h["state"] == "ready" and h["engine"]["restarts"] == 1)
-    assert "silent for 1 s" in health["engine"]["last_crash"]["reason"]
+    assert "silent for 2 s" in health["engine"]["last_crash"]["reason"]
 
 
 def test_an_engine_that_dies_at_its_start_exhausts_the_rate(start: Start) -> None:

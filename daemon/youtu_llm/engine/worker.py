@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from youtu_llm import protocol
+from youtu_llm import manifest, protocol
 from youtu_llm.engine import backend as backends
 from youtu_llm.engine import faults, loader, memory
 from youtu_llm.engine.core import Core
@@ -94,7 +94,7 @@ class Worker:
 
     def run(self) -> None:
         config = self._wait_for_config()
-        core = self._core = self._load(config)
+        core = self._load(config)
         faults.install(core, self._link.socket)
         while True:
             timeout_s = 0.0 if core.has_work else IDLE_HEARTBEAT_S
@@ -140,6 +140,15 @@ class Worker:
                 return message.config
 
     def _load(self, config: EngineConfig) -> Core:
+        check = manifest.Check(Path(config.model_dir))
+        try:
+            core, hello = self._build(config)
+        finally:
+            check.finish()  # of a damaged file it says more than who tripped over it
+        self._link.send(hello)
+        return core
+
+    def _build(self, config: EngineConfig) -> tuple[Core, Hello]:
         started = time.monotonic()
         self._heartbeat("loading")
         checkpoint = loader.Checkpoint(Path(config.model_dir))
@@ -188,23 +197,20 @@ class Worker:
         core.pin(config.pinned_prefix_ids)
         while core.has_work:
             self._step(core)
-        self._link.send(
-            Hello(
-                architecture=checkpoint.config.architecture,
-                backend=ops.name,
-                device=str(ops.device),
-                max_model_len=plan.max_model_len,
-                window_tokens=plan.window_pages * protocol.PAGE_SIZE,
-                vocab_size=vocab_size,
-                eos_token_ids=eos,
-                load_s=time.monotonic() - started,
-                pages=core.page_stats(),
-                memory=self._memory(core),
-                degraded=(*rope_plan.warnings, *backend.degraded),
-                plan=str(plan),
-            )
+        return core, Hello(
+            architecture=checkpoint.config.architecture,
+            backend=ops.name,
+            device=str(ops.device),
+            max_model_len=plan.max_model_len,
+            window_tokens=plan.window_pages * protocol.PAGE_SIZE,
+            vocab_size=vocab_size,
+            eos_token_ids=eos,
+            load_s=time.monotonic() - started,
+            pages=core.page_stats(),
+            memory=self._memory(core),
+            degraded=(*rope_plan.warnings, *backend.degraded),
+            plan=str(plan),
         )
-        return core
 
     def _handle(self, core: Core, message: protocol.ToEngine) -> list[Output]:
         output: Output | None = None

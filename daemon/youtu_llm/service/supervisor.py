@@ -113,7 +113,7 @@ class Supervisor:
                 self._status.change(State.LOADING)
                 ending = await self._run_engine()
                 if self._status.is_closing:
-                    return None
+                    return self._client.close(self._status.unavailable())
                 if trial and self._is_unsettled:
                     return self._settle(ending.reason)
                 if not ending.heals:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,18 @@ def check(loaded: Loaded) -> list[str]:
     return names
 
 
-def list_profiles(loaded: Loaded) -> Iterator[str]:
+def list_profiles(loaded: Loaded, live: str | None) -> Iterator[str]:
+    """A line each; `live` is the running daemon's, None without one. It is marked, or else the
+    one that the next start will take."""
+    configured = loaded.settings.profile
     files = config.profiles(loaded.sources.profile_dirs)
     for name in (config.NO_PROFILE, *files):
         about = "no profile: the defaults"
         if name in files:
             about = str(yamlsource.read(files[name]).values.get("description", ""))
-        mark = "*" if name == loaded.settings.profile else " "
-        yield f"{mark} {name:<12}  {about}".rstrip()
+        mark = "*" if name == (live or configured) else " "
+        note = " (configured, not live)" if name == configured and live not in (None, name) else ""
+        yield f"{mark} {name:<12}  {about}".rstrip() + note
 
 
 def show_profile(loaded: Loaded, name: str | None) -> str:
@@ -78,11 +83,14 @@ def _no_profile(name: str, there: Iterable[str]) -> NotFound:
     return NotFound(f"no profile {name}{hint}; there are {', '.join(there)}")
 
 
-def set_value(file: Path, key: str, value: str) -> None:
+def set_value(file: Path, key: str, value: str) -> Callable[[], None]:
     """Write one setting into a config file, at once or not at all, and touch nothing else in
-    it. The file is made if there is none. Raises ConfigError, YoutuError."""
+    it. The file is made if there is none. What it returns puts all back as it was.
+
+    Raises ConfigError, YoutuError."""
     file = file.resolve()  # what a link points to is changed, not the link
-    data = file.read_bytes() if file.exists() else b""
+    stat = file.stat() if file.exists() else None
+    data = file.read_bytes() if stat else b""
     before = yamlsource.parse(data, str(file))
     if before.problems:
         raise ConfigError("\n".join(map(str, before.problems)))
@@ -100,6 +108,16 @@ def set_value(file: Path, key: str, value: str) -> None:
         atomicfile.replace(file, text.encode())
     except OSError as error:
         raise YoutuError(f"cannot write {file}: {error.strerror}") from error
+
+    def undo() -> None:
+        if stat is None:
+            file.unlink()
+        else:
+            atomicfile.replace(file, data)
+            # By its time the daemon knows whether a choice made there still counts.
+            os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    return undo
 
 
 def _with_value(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -19,12 +18,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
+
+from youtu_llm import manifest
 from youtu_llm.errors import ModelError, ResourceError
+from youtu_llm.manifest import MANIFEST, File, Manifest, sha256_of
 
-MANIFEST = "youtu.json"
-FORMAT_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -37,12 +37,21 @@ class ModelInfo:
     num_bytes: int
     license: str
     source: str
+    problem: str = ""  # in words, if it cannot be used
 
 
 def list_models(models_dir: Path) -> list[ModelInfo]:
-    """The models in the folder, by name. Folders without a manifest are not ours."""
+    """The models in the folder, by name, and what is wrong with any by the sizes of its files.
+    Folders without a manifest are not ours."""
     found = sorted(models_dir.glob(f"*/{MANIFEST}")) if models_dir.is_dir() else []
-    return [_info(path.parent, _read_manifest(path.parent)) for path in found]
+    return [_look(path.parent) for path in found]
+
+
+def _look(model_dir: Path) -> ModelInfo:
+    try:
+        return verify(model_dir)
+    except ModelError as error:
+        return _unsound(model_dir, error.message)
 
 
 def verify(model_dir: Path, *, full: bool = False) -> ModelInfo:
@@ -50,22 +59,11 @@ def verify(model_dir: Path, *, full: bool = False) -> ModelInfo:
 
     Raises ModelError naming the first file at fault.
     """
-    manifest = _read_manifest(model_dir)
-    for name, expected in manifest["files"].items():
-        path = model_dir / name
-        if not path.is_file():
-            raise ModelError(f"{path} is missing: {_remedy(model_dir)}")
-        size = path.stat().st_size
-        if size != expected["size"]:
-            raise ModelError(
-                f"{path} has {size} bytes and should have {expected['size']}: {_remedy(model_dir)}"
-            )
-        if full and (digest := sha256_of(path)) != expected["sha256"]:
-            raise ModelError(
-                f"{path} is corrupt: its SHA-256 is {digest} and should be"
-                f" {expected['sha256']}: {_remedy(model_dir)}"
-            )
-    return _info(model_dir, manifest)
+    found = manifest.read(model_dir)
+    manifest.check_sizes(model_dir, found)
+    if full:
+        manifest.check_digests(model_dir, found)
+    return _info(model_dir, found)
 
 
 def check_name(name: str) -> str:
@@ -77,7 +75,8 @@ def check_name(name: str) -> str:
 
 @contextlib.contextmanager
 def workspace(models_dir: Path, name: str) -> Iterator[Path]:
-    """The model's folder under .partial, ours alone until the end. Kept if we fail."""
+    """The model's folder under .partial, ours alone until the end. What is in it is kept if we
+    fail; it is not kept empty."""
     folder = models_dir / ".partial" / check_name(name)
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
@@ -86,7 +85,12 @@ def workspace(models_dir: Path, name: str) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ResourceError(f"another process is pulling or importing {name}") from error
-        yield folder
+        try:
+            yield folder
+        finally:
+            for made in (folder, folder.parent):
+                with contextlib.suppress(OSError):  # it holds what the next one goes on from
+                    made.rmdir()
     finally:
         os.close(lock)
 
@@ -107,19 +111,18 @@ def install(
     """Give the staged folder its manifest and move it into place, all at once."""
     config = json.loads((staged / "config.json").read_text(encoding="utf-8"))
     files = {
-        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in sorted(staged.iterdir())
+        path.name: File(path.stat().st_size, sha256_of(path)) for path in sorted(staged.iterdir())
     }
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "name": name,
-        "architecture": config["architectures"][0],
-        "quantization": quantization,
-        "license": license_name,
-        "source": source,
-        "files": files,
-    }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    written = Manifest(
+        manifest.FORMAT_VERSION,
+        name,
+        config["architectures"][0],
+        quantization,
+        license_name,
+        source,
+        files,
+    )
+    text = json.dumps(msgspec.to_builtins(written), indent=2, ensure_ascii=False) + "\n"
     (staged / MANIFEST).write_text(text, encoding="utf-8")
     for path in [*staged.iterdir(), staged]:
         _flush(path)
@@ -131,14 +134,6 @@ def install(
     return target
 
 
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -147,36 +142,18 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read_manifest(model_dir: Path) -> dict[str, Any]:
-    path = model_dir / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"there is no model at {model_dir}: `youtu pull NAME` or `youtu import PATH` makes one"
-        ) from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error}): {_remedy(model_dir)}") from error
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ModelError(
-            f"{path} has format version {version} and this youtu reads {FORMAT_VERSION}:"
-            f" {_remedy(model_dir)}"
-        )
-    return manifest
-
-
-def _info(model_dir: Path, manifest: dict[str, Any]) -> ModelInfo:
+def _info(model_dir: Path, manifest: Manifest) -> ModelInfo:
     return ModelInfo(
         name=model_dir.name,
         path=model_dir,
-        architecture=manifest["architecture"],
-        quantization=manifest["quantization"],
-        num_bytes=sum(file["size"] for file in manifest["files"].values()),
-        license=manifest["license"],
-        source=manifest["source"],
+        architecture=manifest.architecture,
+        quantization=manifest.quantization,
+        num_bytes=sum(file.size for file in manifest.files.values()),
+        license=manifest.license,
+        source=manifest.source,
     )
 
 
-def _remedy(model_dir: Path) -> str:
-    return f"remove {model_dir} and pull or import the model again"
+def _unsound(model_dir: Path, problem: str) -> ModelInfo:
+    num_bytes = sum(path.stat().st_size for path in model_dir.iterdir() if path.is_file())
+    return ModelInfo(model_dir.name, model_dir, "?", "?", num_bytes, "?", "?", problem)

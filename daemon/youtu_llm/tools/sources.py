@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from youtu_llm.errors import DownloadError, ResourceError
-from youtu_llm.tools.model_dir import sha256_of
+from youtu_llm.manifest import sha256_of
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling

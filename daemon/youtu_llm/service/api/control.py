@@ -130,5 +130,6 @@ class ControlRoutes:
         return {
             "name": settings.profile,
             "generation": self._pipeline.setup.generation,
+            "degraded": self._status.degraded,  # such as a choice that could not be saved
             "settings": settings.model_dump(mode="json", exclude={"service": {"api_key"}}),
         }
