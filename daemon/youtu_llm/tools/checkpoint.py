@@ -18,6 +18,8 @@ class SourceTensor:
     name: str  # Hugging Face's
     shape: tuple[int, ...]
     rows: Callable[[int, int], Tensor]  # (first, end) -> [end - first, ...] floating point
+    # (qweight, qzeros, scales) of ops/awq.py where the source is INT4 already; `rows` are these
+    int4: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
 class Checkpoint(Protocol):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from youtu_llm.errors import ModelError
+from youtu_llm.tools import pack_quantized
 from youtu_llm.tools.checkpoint import SourceTensor
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ class HfCheckpoint:
 
     def config(self) -> dict[str, Any]:
         # Said outright, because what a missing key means depends on the architecture.
-        return {**self._config, "tie_word_embeddings": self._tied}
+        config = {**self._config, "tie_word_embeddings": self._tied}
+        if self._is_packed:  # it comes out of here unpacked, or in another layout
+            del config["quantization_config"]
+        return config
 
     def tensors(self) -> list[SourceTensor]:
         from safetensors import safe_open
@@ -61,10 +65,30 @@ class HfCheckpoint:
         for name, file in sorted(self._files.items()):
             if self._tied and name.startswith("lm_head."):
                 continue
+            if self._is_packed and name.endswith(pack_quantized.PACKED):
+                found.append(self._packed_tensor(name.removesuffix(pack_quantized.PACKED)))
+            if self._is_packed and name.endswith(pack_quantized.PARTS):
+                continue
             with safe_open(file, framework="pt") as opened:
                 shape = tuple(opened.get_slice(name).get_shape())
             found.append(SourceTensor(name, shape, _row_reader(file, name)))
         return found
+
+    def _packed_tensor(self, module: str) -> SourceTensor:
+        """A linear that is INT4 in compressed-tensors' layout."""
+        from youtu_llm.ops import awq
+
+        def read(name: str) -> Tensor | None:
+            return _read(self._files[name], name) if name in self._files else None
+
+        def int4() -> tuple[Tensor, Tensor, Tensor]:
+            return pack_quantized.to_awq(read, module)
+
+        def rows(first: int, end: int) -> Tensor:
+            return awq.dequantize(*int4()).t()[first:end]
+
+        shape = _read(self._files[f"{module}.weight_shape"], f"{module}.weight_shape")
+        return SourceTensor(f"{module}.weight", tuple(shape.tolist()), rows, int4)
 
     def write_tokenizer(self, target: Path) -> None:
         for name in TOKENIZER_FILES:
@@ -76,8 +100,12 @@ class HfCheckpoint:
         tied = self._config.get("tie_word_embeddings")
         return "lm_head.weight" not in self._files if tied is None else bool(tied)
 
+    @property
+    def _is_packed(self) -> bool:
+        return self._quant_method == pack_quantized.METHOD
+
     def ready_files(self) -> list[Path]:
-        if self._quant_method is None:
+        if self._quant_method is None or self._is_packed:
             return []
         index = self.path / "model.safetensors.index.json"
         return sorted(set(self._files.values())) + ([index] if index.is_file() else [])
@@ -88,10 +116,13 @@ class HfCheckpoint:
         if found is None:
             return None
         method = found.get("quant_method")
+        if method == pack_quantized.METHOD:
+            pack_quantized.check(found, self.path)
+            return str(method)
         if method not in QUANT_METHODS:
             raise ModelError(
                 f"{self.path} is quantised by {method!r}: take the unquantised model,"
-                " or one in AutoAWQ's GEMM layout"
+                " or one in AutoAWQ's GEMM layout or compressed-tensors' pack-quantized"
             )
         for key, wanted in _AWQ.items():
             got = found.get(key, wanted)
@@ -121,6 +152,13 @@ def _tensor_files(path: Path) -> dict[str, Path]:
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path / name} cannot be read as safetensors: {error}") from error
     return found
+
+
+def _read(file: Path, name: str) -> Tensor:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name)
 
 
 def _row_reader(file: Path, name: str) -> Callable[[int, int], Tensor]:

@@ -1,6 +1,7 @@
 """A GGUF file or a Hugging Face directory becomes a model directory.
 
-Quantised: linears INT4 in AutoAWQ's GEMM layout, round to nearest, groups of 128; embedding
+Quantised: linears INT4 in AutoAWQ's GEMM layout, groups of 128, round to nearest (`quantize` does
+better) or, where the source is pack-quantized, the very values it holds; embedding
 and head tables INT8 with one scale a row; norms and biases fp16. A table serves both look-up
 and head when tied, and INT8 costs it 0.0005 of KL divergence where INT4 costs 0.027
 (Qwen2.5-Coder-0.5B). Tensors are read, converted and written a few rows at a time.
@@ -239,10 +240,13 @@ def _write_int4(writer: SafetensorsWriter, tensor: SourceTensor) -> None:
 
     from youtu_llm.ops import awq
 
-    weight = torch.cat([rows for _, rows in chunks(tensor)])
+    if tensor.int4 is not None:
+        parts = tensor.int4()
+    else:
+        weight = torch.cat([rows for _, rows in chunks(tensor)])
+        parts = awq.quantize_rtn(weight, GROUP_SIZE)
     module = tensor.name.removesuffix(".weight")
-    parts = zip(("qweight", "qzeros", "scales"), awq.quantize_rtn(weight, GROUP_SIZE), strict=True)
-    for part, values in parts:
+    for part, values in zip(("qweight", "qzeros", "scales"), parts, strict=True):
         writer.write(f"{module}.{part}", values)
 
 
