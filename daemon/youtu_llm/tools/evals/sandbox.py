@@ -13,7 +13,6 @@ from youtu_llm.errors import ResourceError
 from youtu_llm.tools.evals import jail
 
 TIMEOUT_S = 10.0
-MAX_MESSAGE = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def run(program: str, timeout_s: float = TIMEOUT_S) -> Verdict:
             process.wait()
         err.seek(0)
         lines = err.read(1 << 17).decode("utf-8", "replace").strip().splitlines()
-    last = lines[-1][:MAX_MESSAGE] if lines else ""
+    last = lines[-1][: jail.MAX_MESSAGE] if lines else ""
     if process.returncode == jail.NO_JAIL:
         raise ResourceError(
             f"this machine cannot keep a program from the network and the files ({last}), so the"

@@ -28,7 +28,6 @@ class Task:
     """`question` makes one of a record."""
 
     name: str
-    about: str
     data_set: DataSet
     question: Callable[[int, dict[str, Any]], Question]
 
@@ -88,8 +87,8 @@ def program(record: dict[str, Any], answer: str) -> str:
 TASKS = {
     task.name: task
     for task in (
-        Task("gsm8k", "English word problems: the final number", GSM8K, _gsm8k),
-        Task("cmath", "Chinese word problems: the final number", CMATH, _cmath),
-        Task("humaneval", "Python functions: their tests, in a sandbox", HUMANEVAL, _humaneval),
+        Task("gsm8k", GSM8K, _gsm8k),
+        Task("cmath", CMATH, _cmath),
+        Task("humaneval", HUMANEVAL, _humaneval),
     )
 }
