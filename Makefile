@@ -8,7 +8,7 @@ export YOUTU_MODELS ?= $(HOME)/.local/share/youtu/models
 MODEL := qwen2.5-coder-0.5b
 PYTHON310 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(shell command -v python3.10))
 
-.PHONY: demo test check test-310 models bench fuzz soak clean
+.PHONY: demo test check test-310 models bench check-autoawq fuzz soak clean
 .PHONY: packaging-tools deb deb-arm64 test-system test-system-clean test-arm64
 
 demo: $(VENV)/ready
@@ -36,6 +36,10 @@ $(YOUTU_MODELS)/$(MODEL)-fp32/youtu.json: | $(YOUTU_MODELS)/$(MODEL)/youtu.json
 
 bench: $(VENV)/ready
 	$(BIN)/python -m youtu_llm.tools.bench.kernels
+
+# What we pack against AutoAWQ's own code, and the other way round; in build/autoawq-venv.
+check-autoawq: $(VENV)/ready
+	scripts/check-autoawq
 
 fuzz: $(VENV)/ready
 	$(BIN)/python -m youtu_llm.tools.evals.punctuation fuzz

@@ -270,7 +270,7 @@ def _check_quantization(config: ModelConfig) -> None:
     quantization = config.values.get("quantization_config")
     if not quantization:
         return
-    method, version = quantization.get("quant_method"), quantization.get("version", "gemm")
+    method, version = quantization.get("quant_method"), quantization.get("version", "gemm").lower()
     if method not in _QUANT_METHODS:
         raise ModelError(
             f"{config.source}: quantisation {method!r} is not implemented; "

@@ -21,6 +21,10 @@ def correlated_inputs(num_tokens: int, width: int, seed: int) -> Tensor:
     return causes @ mixing + 0.3 * torch.randn(num_tokens, width, generator=generator)
 
 
+def stats_of(x: Tensor) -> InputStats:
+    return InputStats(x.t() @ x, x.abs().sum(0), len(x))
+
+
 def loss(parts: tuple[Tensor, Tensor, Tensor], weight: Tensor, x: Tensor) -> float:
     return float((x @ (awq.dequantize(*parts) - weight.t())).norm() / (x @ weight.t()).norm())
 
@@ -29,7 +33,7 @@ def test_gptq_beats_rounding_on_inputs_it_has_not_seen() -> None:
     torch.manual_seed(2)
     weight = torch.randn(96, 256)
     seen, unseen = correlated_inputs(2000, 256, 3), correlated_inputs(500, 256, 4)
-    compensated = gptq.quantize(weight, seen.t() @ seen, GROUP)
+    compensated = gptq.quantize(weight, stats_of(seen), GROUP)
     rounded = awq.quantize_rtn(weight, GROUP)
     assert loss(compensated, weight, unseen) < 0.6 * loss(rounded, weight, unseen)
 
@@ -38,7 +42,7 @@ def test_gptq_bears_channels_that_are_never_used() -> None:
     torch.manual_seed(2)
     weight, seen = torch.randn(16, 64), correlated_inputs(500, 64, 3)
     seen[:, 5:40] = 0.0
-    parts = gptq.quantize(weight, seen.t() @ seen, GROUP)
+    parts = gptq.quantize(weight, stats_of(seen), GROUP)
     for_unused = awq.dequantize(*parts).t()[:, 5:40] - weight[:, 5:40]
     assert for_unused.abs().max() < 0.5  # of a step at most, so rounded and not thrown away
 
@@ -48,8 +52,7 @@ def test_awq_finds_scales_that_were_folded_in() -> None:
     x, weight = torch.randn(500, 128), torch.randn(64, 128)
     hidden = torch.randn(128).exp()
     x, weight = x * hidden, weight / hidden  # the same products
-    stats = InputStats(x.t() @ x, x.abs().sum(0), len(x))
-    scales = awq_scales.search(weight, stats, torch.arange(128), GROUP)
+    scales = awq_scales.search(weight, stats_of(x), torch.arange(128), GROUP)
     assert torch.corrcoef(torch.stack([scales.log(), hidden.log()]))[0, 1] > 0.95
     scaled = loss(awq.quantize_rtn(weight * scales, GROUP), weight * scales, x / scales)
     assert scaled < 0.7 * loss(awq.quantize_rtn(weight, GROUP), weight, x)

@@ -4,6 +4,10 @@ Minimises |X (W - Q)^T|^2 column by column: each column is rounded after the err
 before it were added to it, weighted by how much its input correlates with theirs. The weights
 come from one factorisation H = U D U^T of H = X^T X + damping, U unit upper triangular: GPTQ as
 QuIP (Chee et al. 2023) proves it equal to LDLQ, without the inverse.
+
+The damping grows with channels per token: correlations that few tokens show are half chance. On
+8,192 tokens 0.01 of the mean diagonal, the usual figure, loses a fifth more than this on text
+that was not seen, where a linear has 4,864 inputs; where it has 896 the two are equal.
 """
 
 from __future__ import annotations
@@ -12,20 +16,22 @@ import torch
 from torch import Tensor
 
 from youtu_llm.ops import awq
+from youtu_llm.tools.quantize.block import InputStats
 
-DAMPING = 0.01  # of the mean diagonal
+DAMPING = 0.3  # of the mean diagonal, times channels per token
 _BLOCK = 128
 
 
-def quantize(weight: Tensor, gram: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """W [out, in] and X^T X [in, in] -> (qweight, qzeros, scales) of ops/awq.py.
+def quantize(weight: Tensor, stats: InputStats, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """W [out, in] -> (qweight, qzeros, scales) of ops/awq.py, for inputs of these `stats`.
 
     Columns go in the order of falling energy, so that the important ones are rounded while
     there are many left to make up for them; each keeps the grid of its own group.
     """
     out_features, in_features = weight.shape
-    order = gram.diagonal().argsort(descending=True, stable=True)
-    feedback = _feedback(gram[order][:, order])
+    order = stats.gram.diagonal().argsort(descending=True, stable=True)
+    damping = max(0.01, DAMPING * in_features / stats.count)
+    feedback = _feedback(stats.gram[order][:, order], damping)
     columns = weight.t()[order].contiguous()  # [in, out], in the order of rounding
     scales, zeros = awq.grid(weight.view(out_features, -1, group_size))
     scales, zeros = scales.t().contiguous(), zeros.t().contiguous()  # [in / g, out]
@@ -47,10 +53,10 @@ def quantize(weight: Tensor, gram: Tensor, group_size: int) -> tuple[Tensor, Ten
     return awq.pack(q), awq.pack(zeros), scales
 
 
-def _feedback(gram: Tensor) -> Tensor:
+def _feedback(gram: Tensor, damping: float) -> Tensor:
     """The unit upper triangular U of H = U D U^T. Overwrites `gram`."""
     diagonal = gram.diagonal()
-    diagonal += DAMPING * diagonal.mean() + 1e-8
+    diagonal += damping * diagonal.mean() + 1e-8
     # Cholesky gives L L^T: reading rows and columns backwards turns it into U U^T.
     lower = torch.linalg.cholesky(gram.flip(0, 1))
     upper = lower.flip(0, 1)

@@ -108,7 +108,7 @@ def _quantise_linear(
             f" {recipe.group_size} (--group-size) and outputs in words of 8"
         )
     if method.endswith("gptq"):
-        parts = gptq.quantize(weight, stats.gram, recipe.group_size)
+        parts = gptq.quantize(weight, stats, recipe.group_size)
     else:
         parts = awq.quantize_rtn(weight, recipe.group_size)
     return dict(zip(("qweight", "qzeros", "scales"), parts, strict=True))
