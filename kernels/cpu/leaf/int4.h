@@ -21,7 +21,7 @@ void quantize_int8(const float* x, int k, int group, Acts out) {
 
 constexpr int F = kBlockRows / W;  // vectors that hold one value of each of the 16 rows
 
-constexpr int kAhead = 4096;  // bytes of weights asked for in advance
+constexpr int kAhead = 2048;  // bytes of weights asked for in advance, past the outer caches
 
 // One block of 16 rows for M tokens: acc[m][f] = sum over k.
 template <int M>
@@ -46,7 +46,7 @@ inline void int4_block(const uint8_t* w, const Int4Job& job, int token, vf (&acc
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++) {
         Nibbles low, high;
-        if (M == 1) __builtin_prefetch(w + 64 * i + kAhead);  // memory is all that limits it
+        if (M == 1) __builtin_prefetch(w + 64 * i + kAhead, 0, 0);  // memory is the limit
         unpack(w + 64 * i, low, high);
         for (int m = 0; m < M; m++) dot(dots[m], low, q[m] + 8 * i);
         for (int m = 0; m < M; m++) dot(dots[m], high, q[m] + 8 * i + 4);
