@@ -16,7 +16,7 @@ from youtu_llm.ops import awq
 from youtu_llm.tools.quantize.block import InputStats
 
 EXPONENTS = tuple(step / 10 for step in range(11))
-_SAMPLE_ROWS = 512  # outputs the error is measured on
+_SAMPLE_ROWS = 256  # outputs the error is measured on
 
 
 def search(weight: Tensor, stats: InputStats, channels: Tensor, group_size: int) -> Tensor:

@@ -15,15 +15,23 @@ from youtu_llm.tools.quantize import awq as awq_scales
 from youtu_llm.tools.quantize import folds, gptq
 from youtu_llm.tools.quantize.block import InputStats, Stats, Tensors
 
-METHODS = ("rtn", "awq", "gptq", "awq+gptq")
 _SAMPLE_ROWS = 256  # outputs a linear's reported error is measured on
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block to quantise: its tensors in fp32, what its linears read, and scales folded in."""
+
+    tensors: Tensors
+    stats: Stats
+    scales: dict[str, dict[str, float]] = field(default_factory=dict)  # of each fold
+
+
+@dataclass(frozen=True, slots=True)
 class Quantised:
     tensors: Tensors  # as the checkpoint stores them
-    errors: dict[str, float] = field(default_factory=dict)  # of each linear's output, relative
-    scales: dict[str, dict[str, float]] = field(default_factory=dict)  # of each fold
+    errors: dict[str, float]  # of each linear's output, relative
+    scales: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,49 +62,54 @@ class Recipe:
                 raise ModelError(f"--keep-int8 {start}: the linears are {', '.join(leaves)}")
 
 
-def quantise(
-    tensors: Tensors, stats: Stats, config: ModelConfig, method: str, recipe: Recipe
-) -> Quantised:
-    """One block by one of METHODS. `tensors` in fp32; `stats` of the calibration text."""
-    recipe.check(stats)
-    tensors, stats = dict(tensors), dict(stats)
-    result = Quantised({})
-    if method.startswith("awq"):
-        for fold in folds.FOLDS[config.architecture]:
-            result.scales[fold.source] = _scale(fold, tensors, stats, config, recipe)
-    linears = {f"{name}.weight" for names in stats for name in names}
-    for name in tensors.keys() - linears:
-        result.tensors[name] = _half(name, tensors[name])
-    for names in sorted(stats):
+def scale(block: Block, config: ModelConfig, recipe: Recipe) -> Block:
+    """AWQ's scales, searched and folded in: the same function in other numbers."""
+    tensors, stats, scales = dict(block.tensors), dict(block.stats), {}
+    for fold in folds.FOLDS[config.architecture]:
+        touched = [names for names in stats if set(names) & set(fold.targets)]
+        if all(recipe.keeps(names) for names in touched):
+            continue  # INT8 rows have no groups that would gain
+        weight = torch.cat([tensors[f"{name}.weight"] for name in fold.targets])
+        channels = fold.channels(config, weight.shape[1])
+        found = awq_scales.search(weight, stats[touched[0]], channels, recipe.group_size)
+        folds.apply(fold, tensors, config, found)
+        for names in touched:
+            stats[names] = stats[names].scaled(found)
+        scales[fold.source] = {
+            "min": round(float(found.min()), 4),
+            "max": round(float(found.max()), 4),
+        }
+    return Block(tensors, stats, scales)
+
+
+def quantise(block: Block, recipe: Recipe, *, compensate: bool) -> Quantised:
+    """Every linear onto its grid: to the nearest point, or by GPTQ if errors are compensated.
+
+    Raises ModelError for shapes the layout can't hold and for impossible exceptions.
+    """
+    recipe.check(block.stats)
+    linears = {f"{name}.weight" for names in block.stats for name in names}
+    others = block.tensors.keys() - linears
+    stored = {name: _half(name, block.tensors[name]) for name in others}
+    errors: dict[str, float] = {}
+    for names, stats in sorted(block.stats.items()):
         # Where the engine computes them as one, the feedback of the inputs is found once.
-        weight = torch.cat([tensors[f"{name}.weight"] for name in names])
-        parts = _quantise_linear(names, weight, stats[names], method, recipe)
-        heights = [len(tensors[f"{name}.weight"]) for name in names]
+        weight = torch.cat([block.tensors[f"{name}.weight"] for name in names])
+        heights = [len(block.tensors[f"{name}.weight"]) for name in names]
+        parts = _quantise_linear(names, weight, stats, recipe, compensate=compensate)
         for name, part in zip(names, _split(parts, heights), strict=True):
-            result.tensors |= {f"{name}.{key}": value for key, value in part.items()}
-        for name, error in _errors(names, weight, heights, parts, stats[names]).items():
-            result.errors[name] = error
-    return result
-
-
-def _scale(
-    fold: folds.Fold, tensors: Tensors, stats: Stats, config: ModelConfig, recipe: Recipe
-) -> dict[str, float]:
-    """Search and fold one set of scales; says how far they reach."""
-    touched = [names for names in stats if set(names) & set(fold.targets)]
-    if all(recipe.keeps(names) for names in touched):
-        return {"min": 1.0, "max": 1.0}
-    weight = torch.cat([tensors[f"{name}.weight"] for name in fold.targets])
-    channels = fold.channels(config, weight.shape[1])
-    scales = awq_scales.search(weight, stats[touched[0]], channels, recipe.group_size)
-    folds.apply(fold, tensors, config, scales)
-    for names in touched:
-        stats[names] = stats[names].scaled(scales)
-    return {"min": round(float(scales.min()), 4), "max": round(float(scales.max()), 4)}
+            stored |= {f"{name}.{key}": value for key, value in part.items()}
+        errors |= _errors(names, weight, heights, parts, stats)
+    return Quantised(stored, errors, block.scales)
 
 
 def _quantise_linear(
-    names: tuple[str, ...], weight: Tensor, stats: InputStats, method: str, recipe: Recipe
+    names: tuple[str, ...],
+    weight: Tensor,
+    stats: InputStats,
+    recipe: Recipe,
+    *,
+    compensate: bool,
 ) -> Tensors:
     out_features, in_features = weight.shape
     if recipe.keeps(names):
@@ -107,7 +120,7 @@ def _quantise_linear(
             f"{'|'.join(names)} is {in_features} x {out_features}: INT4 needs inputs in groups of"
             f" {recipe.group_size} (--group-size) and outputs in words of 8"
         )
-    if method.endswith("gptq"):
+    if compensate:
         parts = gptq.quantize(weight, stats, recipe.group_size)
     else:
         parts = awq.quantize_rtn(weight, recipe.group_size)

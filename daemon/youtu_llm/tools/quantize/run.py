@@ -33,9 +33,10 @@ from youtu_llm.tools.checkpoint import Checkpoint, SourceTensor
 from youtu_llm.tools.quantize import calibration, rounding
 from youtu_llm.tools.quantize.block import BlockRunner, Collector, Stats, Tensors
 from youtu_llm.tools.quantize.progress import Progress
-from youtu_llm.tools.quantize.rounding import METHODS, Quantised, Recipe
+from youtu_llm.tools.quantize.rounding import Block, Quantised, Recipe
 from youtu_llm.tools.safetensors_writer import DTYPE_NAMES, SafetensorsWriter, TensorPlan
 
+METHODS = ("rtn", "awq", "gptq", "awq+gptq")
 REPORT = "quantization_report.json"
 FORMAT = 1  # of the unfinished work; raise it when the same plan would give other bytes
 _LAYERS = "model.layers."
@@ -178,9 +179,12 @@ class _Run:
         fit, held_out = self.calibration.split()
         stats, _ = self._observe(tensors, stream[fit])
         unseen, wanted = self._observe(tensors, stream[held_out])
+        plain = Block(tensors, stats)
+        scaled = rounding.scale(plain, self.config, self.options.recipe)
         errors = {}
         for method in METHODS:
-            candidate = self._quantise(tensors, stats, method)
+            block = scaled if method.startswith("awq") else plain
+            candidate = self._round(block, method)
             errors[method] = _error(self.runner.run(candidate.tensors, stream[held_out]), wanted)
         method = min(METHODS, key=lambda name: errors[name])
         report |= {"method": method, "error": errors[method], "errors": errors}
@@ -195,7 +199,13 @@ class _Run:
         return collector.finish(), after
 
     def _quantise(self, tensors: Tensors, stats: Stats, method: str) -> Quantised:
-        return rounding.quantise(tensors, stats, self.config, method, self.options.recipe)
+        block = Block(tensors, stats)
+        if method.startswith("awq"):
+            block = rounding.scale(block, self.config, self.options.recipe)
+        return self._round(block, method)
+
+    def _round(self, block: Block, method: str) -> Quantised:
+        return rounding.quantise(block, self.options.recipe, compensate=method.endswith("gptq"))
 
     def _assemble(self) -> dict[str, Any]:
         """All but the manifest of the model directory; returns its config."""
