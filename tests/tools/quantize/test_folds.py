@@ -9,8 +9,13 @@ import torch
 
 from tests.engine import tiny
 from tests.tools.quantize import models
+from youtu_llm.engine.models import registry
 from youtu_llm.tools.quantize import folds
 from youtu_llm.tools.quantize.block import BlockRunner
+
+
+def test_every_architecture_declares_its_folds() -> None:
+    assert folds.FOLDS.keys() == registry.ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize("arch", list(tiny.ARCHITECTURES))
