@@ -77,6 +77,7 @@ class Generation:
         self.is_live = True  # until who asked is answered or gone
         self.stopped_by: FinishReason | None = None
         self._refusal: YoutuError | None = None
+        self._fault: EngineFault | None = None  # to be raised when what came before it is read
         num_repeated = setup.settings.bounds.repetition_tokens
         self._repetition = RepetitionDetector(num_repeated) if num_repeated else None
         self._token_ids: list[int] = []
@@ -161,6 +162,8 @@ class Generation:
         """Takes one Output in."""
         assert self._outputs is not None
         assert self._text is not None
+        if self._fault is not None:
+            raise self._fault
         try:
             output = await self._outputs.__anext__()
         except YoutuError:
@@ -169,13 +172,15 @@ class Generation:
             output = Output(self.id, finish_reason="abort")  # what it was to say is said
         if self._refusal is not None:
             raise self._refusal
-        if output.finish_reason == "error":
-            raise EngineFault(output.error_message, code=output.error_code)
         if output.token_ids and self.stopped_by is None:
             self._tick(len(output.token_ids))
             for token_id in output.token_ids:
                 self._take(self._text, token_id)
-        if output.finish_reason is not None:
+        if output.finish_reason == "error":
+            self._fault = EngineFault(output.error_message, code=output.error_code)
+            if not self._unread:
+                raise self._fault
+        elif output.finish_reason is not None:
             self._finish(output)
 
     def _take(self, text: TextStream, token_id: int) -> None:
