@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.engine import tiny
 from tests.engine.test_parity import logits_of
+from tests.tools import tiny_gguf
 from tests.tools.quantize import models
 from youtu_llm.errors import ModelError
 from youtu_llm.tools import model_dir
-from youtu_llm.tools.quantize.run import REPORT, quantize
+from youtu_llm.tools.importer import import_model
+from youtu_llm.tools.quantize.run import REPORT, Options, quantize
 
 PROMPT = tiny.prompt(200)
 
@@ -77,6 +80,15 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(youtu: Path, tmp_path: Pa
 
 def _same_threads() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def test_rounding_a_gguf_file_is_what_import_does(tmp_path: Path) -> None:
+    source = tiny_gguf.write(tmp_path / "tiny.gguf", tiny_gguf.weights())
+    imported = load_file(import_model(source, models_dir=tmp_path) / "model.safetensors")
+    out = quantize(source, tmp_path / "out", Options("rtn"))
+    made = load_file(out / "model.safetensors")
+    assert made.keys() == imported.keys()
+    assert all(torch.equal(made[name], imported[name]) for name in made)
 
 
 def test_another_command_does_not_go_on_from_there(youtu: Path, tmp_path: Path) -> None:
