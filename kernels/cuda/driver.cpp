@@ -40,8 +40,9 @@ const char* const kernel_names[NUM_KERNELS] = {
 
 using Result = int;  // CUresult: 0 is success
 enum { MULTIPROCESSOR_COUNT = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
-enum { MAX_DYNAMIC_SHARED_BYTES = 8 };
-constexpr int LARGE_SHARED = 62016;  // T4 has 64 KiB, static shared memory included
+enum { MAX_DYNAMIC_SHARED_BYTES = 8, PREFERRED_SHARED_PERCENT = 9 };
+// T4 has 64 KiB, static shared memory included.
+constexpr int ATTEND_SHARED = 62016, STAGED_SHARED = (8 * (3072 + 8) + 3072) * 2;
 
 struct Attribute {  // CUlaunchAttribute
   int id;
@@ -124,8 +125,18 @@ int32_t driver_load(const char* isa) {
   if (driver.module_load_data(&module, image->data)) return YOUTU_EUNSUPPORTED;
   for (int i = 0; i < NUM_KERNELS; i++)
     if (driver.module_get_function(&functions[i], module, kernel_names[i])) return YOUTU_EINTERNAL;
-  for (Kernel kernel : {K_mla_attend, K_int4_linear_norm, K_int4_linear_norm_gated})
-    if (driver.func_set_attribute(functions[kernel], MAX_DYNAMIC_SHARED_BYTES, LARGE_SHARED))
+  // A multiprocessor must be empty to divide its memory in another way: with one division for all,
+  // a kernel's blocks start beside those of the one before. A hint, so what it returns is no matter.
+  for (void* function : functions)
+    driver.func_set_attribute(function, PREFERRED_SHARED_PERCENT, 50);
+  const struct {
+    Kernel kernel;
+    int bytes;
+  } large[] = {{K_mla_attend, ATTEND_SHARED},
+               {K_int4_linear_norm, STAGED_SHARED},
+               {K_int4_linear_norm_gated, STAGED_SHARED}};
+  for (const auto& [kernel, bytes] : large)
+    if (driver.func_set_attribute(functions[kernel], MAX_DYNAMIC_SHARED_BYTES, bytes))
       return YOUTU_EUNSUPPORTED;
   early_launch = strcmp(image->name, "sm_90") == 0 && driver.launch_kernel_ex;
   snprintf(isa_in_use, sizeof isa_in_use, "%s", image->name);

@@ -17,38 +17,77 @@
 #define VALUE 128
 #define ROW (WIDTH + 8)  // of a tile in shared memory: 8 more keep ldmatrix free of conflicts
 
-// Blocks: (head, chunk of the latent) and then a block a row for the rest; eight rows along y.
+// The rotary part of a row's queries, by a block.
+static __device__ __forceinline__ void rotate_queries(const AbsorbArgs& a, int row) {
+  constexpr int PAIRS = ROPE / 2, STEP = 256 / PAIRS;
+  const AttendArgs& m = a.attend;
+  const int pair = threadIdx.x % PAIRS, q_dim = NOPE + ROPE;
+  const int p0 = a.rope.interleaved ? 2 * pair : pair;
+  const int p1 = a.rope.interleaved ? p0 + 1 : p0 + PAIRS;
+  float c = 1, s = 0;  // q is rotated already
+  if (a.rope.latent != nullptr) {
+    const Angles angles = angles_of(a.rope, m.first_row + row);
+    c = angles.cos[pair], s = angles.sin[pair];
+  }
+  grid_wait();
+  const half* q = static_cast<const half*>(m.q);
+  half* latent = static_cast<half*>(m.q_latent);
+  for (int base = threadIdx.x / PAIRS; base < m.num_heads; base += 2 * STEP) {
+    half x[2], y[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {  // heads are a multiple of 16
+      const int64_t head = (int64_t)(m.first_row + row) * m.num_heads + base + i * STEP;
+      x[i] = q[head * q_dim + NOPE + p0], y[i] = q[head * q_dim + NOPE + p1];
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      half* to = latent + ((int64_t)row * m.num_heads + base + i * STEP) * WIDTH + RANK;
+      const float v = __half2float(x[i]), w = __half2float(y[i]);
+      to[p0] = __float2half_rn(v * c - w * s), to[p1] = __float2half_rn(w * c + v * s);
+    }
+  }
+}
+
+// A row's cache entry, by a block: its latent normalised, its key part rotated.
+static __device__ __forceinline__ void write_entry(const RopeArgs& a, int row, float* shared) {
+  constexpr int PAIRS = ROPE / 2;
+  half* entry = row_entry(a, row);
+  const Angles angles = angles_of(a, row);
+  const int pair = threadIdx.x % PAIRS, p0 = angles.interleaved ? 2 * pair : pair;
+  const int p1 = angles.interleaved ? p0 + 1 : p0 + PAIRS;
+  const float c = angles.cos[pair], s = angles.sin[pair];
+  const float2 gain = to_float2(static_cast<const u32*>(a.norm)[threadIdx.x]);
+  const half* latent = static_cast<const half*>(a.latent) + row * a.latent_stride;
+  grid_wait();
+  const float2 v = to_float2(reinterpret_cast<const u32*>(latent)[threadIdx.x]);
+  const float x = __half2float(latent[RANK + p0]), y = __half2float(latent[RANK + p1]);
+  const float scale = rsqrtf(block_sum<8>(v.x * v.x + v.y * v.y, shared) / RANK + a.eps);
+  if (entry == nullptr) return;
+  reinterpret_cast<u32*>(entry)[threadIdx.x] =
+      to_half2(v.x * scale * gain.x, v.y * scale * gain.y);
+  if (threadIdx.x >= PAIRS) return;
+  entry[RANK + p0] = __float2half_rn(x * c - y * s);
+  entry[RANK + p1] = __float2half_rn(y * c + x * s);
+}
+
+// Blocks: (head, chunk of the latent), then two a row for the rest; eight rows along y.
 KERNEL __launch_bounds__(256) mla_absorb(const AbsorbArgs a) {
   __shared__ __align__(16) float partial[8][8][68];
   const AttendArgs& m = a.attend;
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const int first = blockIdx.y * 8, projections = m.num_heads * (RANK / 64);
   const int q_dim = NOPE + ROPE;
-  const half* q = static_cast<const half*>(m.q) + (int64_t)m.first_row * m.num_heads * q_dim;
-  half* latent = static_cast<half*>(m.q_latent);
   grid_launch_next();
 
   if (blockIdx.x >= projections) {
-    grid_wait();
-    const int row = first + blockIdx.x - projections, absolute = m.first_row + row;
-    if (row >= m.num_rows) return;
-    Angles angles;
-    if (a.rope.latent != nullptr) angles = angles_of(a.rope, absolute);
-    for (int i = threadIdx.x; i < m.num_heads * (ROPE / 2); i += 256) {
-      const int head = i / (ROPE / 2), pair = i % (ROPE / 2);
-      const half* from = q + ((int64_t)row * m.num_heads + head) * q_dim + NOPE;
-      half* to = latent + ((int64_t)row * m.num_heads + head) * WIDTH + RANK;
-      if (a.rope.latent == nullptr) {
-        reinterpret_cast<half2*>(to)[pair] = reinterpret_cast<const half2*>(from)[pair];
-        continue;
-      }
-      const int p0 = angles.interleaved ? 2 * pair : pair;
-      const int p1 = angles.interleaved ? p0 + 1 : p0 + ROPE / 2;
-      const float x = __half2float(from[p0]), y = __half2float(from[p1]);
-      const float c = angles.cos[pair], s = angles.sin[pair];
-      to[p0] = __float2half_rn(x * c - y * s), to[p1] = __float2half_rn(y * c + x * s);
+    const int rest = blockIdx.x - projections, row = first + rest / 2;
+    if (row < m.num_rows && rest % 2 == 0) {
+      rotate_queries(a, row);
+    } else if (row < m.num_rows && a.rope.latent != nullptr) {
+      write_entry(a.rope, m.first_row + row, &partial[0][0][0]);
+    } else {
+      grid_wait();
     }
-    if (a.rope.latent != nullptr) write_latent(a.rope, absolute, angles, &partial[0][0][0]);
     return;
   }
 
@@ -60,26 +99,31 @@ KERNEL __launch_bounds__(256) mla_absorb(const AbsorbArgs a) {
   const int meta = meta_index(m.kv_b, tile, chunk * 64 / GROUP);
   const half2 scale = static_cast<const half2*>(m.kv_b.scales)[meta];
   const Zeros z = zeros_of(static_cast<const uint8_t*>(m.kv_b.zeros)[meta]);
-  grid_wait();
-  const bool live = first + g < m.num_rows;
-  const half* row = q + ((int64_t)(first + g) * m.num_heads + head) * q_dim + warp * 16 + 2 * t;
-  u32 left[4] = {0, 0, 0, 0};
-  if (live) left[0] = *reinterpret_cast<const u32*>(row);
-  if (live) left[2] = *reinterpret_cast<const u32*>(row + 8);
   const u32 word[4] = {words.x, words.y, words.z, words.w};
+  u32 w[4][4];
 #pragma unroll
   for (int j = 0; j < 4; j++) {
-    u32 w[4];
-    expand(w, word[j], z);
+    expand(w[j], word[j], z);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const half2 s = i % 2 ? __high2half2(scale) : __low2half2(scale);
-      const half2 scaled = __hmul2(*reinterpret_cast<half2*>(&w[i]), s);
-      w[i] = transpose(*reinterpret_cast<const u32*>(&scaled));
+      const half2 scaled = __hmul2(*reinterpret_cast<half2*>(&w[j][i]), s);
+      w[j][i] = transpose(*reinterpret_cast<const u32*>(&scaled));
     }
+  }
+  grid_wait();
+  const half* q = static_cast<const half*>(m.q) + (int64_t)m.first_row * m.num_heads * q_dim;
+  const half* row = q + ((int64_t)(first + g) * m.num_heads + head) * q_dim + warp * 16 + 2 * t;
+  u32 left[4] = {0, 0, 0, 0};
+  if (first + g < m.num_rows) {
+    left[0] = *reinterpret_cast<const u32*>(row);
+    left[2] = *reinterpret_cast<const u32*>(row + 8);
+  }
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
     float c0[4] = {0, 0, 0, 0}, c1[4] = {0, 0, 0, 0};
-    mma(c0, left, w[0], w[1]);
-    mma(c1, left, w[2], w[3]);
+    mma(c0, left, w[j][0], w[j][1]);
+    mma(c1, left, w[j][2], w[j][3]);
     *reinterpret_cast<float4*>(&partial[warp][g][t * 16 + j * 4]) =
         make_float4(c0[0], c0[1], c1[0], c1[1]);
   }
@@ -91,7 +135,8 @@ KERNEL __launch_bounds__(256) mla_absorb(const AbsorbArgs a) {
   for (int i = 0; i < 8; i++) {
     sum.x += partial[i][warp][r], sum.y += partial[i][warp][r + 1];
   }
-  half* to = latent + ((int64_t)out_row * m.num_heads + head) * WIDTH + chunk * 64 + r;
+  half* to = static_cast<half*>(m.q_latent) +
+             ((int64_t)out_row * m.num_heads + head) * WIDTH + chunk * 64 + r;
   *reinterpret_cast<u32*>(to) = to_half2(sum.x, sum.y);
 }
 
@@ -140,8 +185,19 @@ KERNEL __launch_bounds__(256) mla_attend(const AttendArgs a) {
 
   const uint4* q = reinterpret_cast<const uint4*>(static_cast<const half*>(a.q_latent) +
                                                   ((int64_t)row * a.num_heads + head0) * WIDTH);
-  for (int i = threadIdx.x; i < 16 * VECTORS; i += 256)
-    *reinterpret_cast<uint4*>(&sh.queries[i / VECTORS][i % VECTORS * 8]) = q[i];
+  constexpr int QUERY_LOADS = (16 * VECTORS + 255) / 256;
+  uint4 query[QUERY_LOADS];  // all asked for before the first is stored
+#pragma unroll
+  for (int i = 0; i < QUERY_LOADS; i++) {
+    const int at = threadIdx.x + i * 256;
+    if (at < 16 * VECTORS) query[i] = q[at];
+  }
+#pragma unroll
+  for (int i = 0; i < QUERY_LOADS; i++) {
+    const int at = threadIdx.x + i * 256;
+    if (at < 16 * VECTORS)
+      *reinterpret_cast<uint4*>(&sh.queries[at / VECTORS][at % VECTORS * 8]) = query[i];
+  }
 
   float top[2] = {-INFINITY, -INFINITY}, denominator[2] = {0, 0};  // of heads 2 warp, + 1
   float sum[8][4] = {};
@@ -241,8 +297,13 @@ KERNEL __launch_bounds__(256) mla_output(const AttendArgs a) {
   const uint4 words = load_words(a.kv_b, tile, warp);
   const int meta = meta_index(a.kv_b, tile, warp * 64 / GROUP);
   const u32 scale = static_cast<const u32*>(a.kv_b.scales)[meta];
-  const u32 zero = static_cast<const uint8_t*>(a.kv_b.zeros)[meta];
+  const Zeros z = zeros_of(static_cast<const uint8_t*>(a.kv_b.zeros)[meta]);
   grid_launch_next();
+  const int len = warp < rows ? row_of(a.step, a.first_row + first + warp).len : 0;
+  const u32 word[4] = {words.x, words.y, words.z, words.w};
+  u32 w[4][4];
+#pragma unroll
+  for (int j = 0; j < 4; j++) expand(w[j], word[j], z);
   grid_wait();
 
   // Add the splits up: 64 threads hold a row's latent; with few rows more of them share one.
@@ -262,7 +323,7 @@ KERNEL __launch_bounds__(256) mla_output(const AttendArgs a) {
 
   // Meanwhile the share of each split: warp w does row w.
   if (warp < rows) {
-    const int row = first + warp, len = row_of(a.step, a.first_row + row).len;
+    const int row = first + warp;
     const int per = tokens_per_split(len, a.splits), used = len > 0 ? (len + per - 1) / per : 0;
     const float* lse = a.lse + (int64_t)row * a.splits * a.num_heads + head;
     float value[4], top = -INFINITY, total = 0;
@@ -328,15 +389,9 @@ KERNEL __launch_bounds__(256) mla_output(const AttendArgs a) {
     x[0] = x0.x, x[1] = x0.y, x[2] = x0.z, x[3] = x0.w;
     x[4] = x1.x, x[5] = x1.y, x[6] = x1.z, x[7] = x1.w;
   }
-  const u32 word[4] = {words.x, words.y, words.z, words.w};
-  const Zeros z = zeros_of(zero);
   float c[4] = {0, 0, 0, 0};
 #pragma unroll
-  for (int j = 0; j < 4; j++) {
-    u32 w[4];
-    expand(w, word[j], z);
-    mma(c, w, x[2 * j], x[2 * j + 1]);
-  }
+  for (int j = 0; j < 4; j++) mma(c, w[j], x[2 * j], x[2 * j + 1]);
   const float2 s = to_float2(scale);
   float2* partial = reinterpret_cast<float2*>(sums);  // [warp][16 values][4 pairs of rows]
   partial[(warp * 16 + g) * 4 + t] = make_float2(c[0] * s.x, c[1] * s.x);

@@ -265,8 +265,9 @@ int32_t mla(AbsorbArgs args, const youtu_step* step, void* stream) {
   for (int32_t row = 0; row < step->num_tokens; row += slab.rows) {
     attend.first_row = row, attend.num_rows = std::min(slab.rows, step->num_tokens - row);
     const int64_t eights = divide_up(attend.num_rows, 8);
-    int32_t status = driver_launch(K_mla_absorb, {heads * (MLA_RANK / 64) + 8, eights}, 256, &args,
-                                   stream);
+    // Two blocks a row besides the projection's.
+    int32_t status = driver_launch(K_mla_absorb, {heads * (MLA_RANK / 64) + 16, eights}, 256,
+                                   &args, stream);
     if (!status)
       status = driver_launch(K_mla_attend, {slab.splits, attend.num_rows, heads / 16}, 256,
                              &attend, stream, MLA_ATTEND_SHARED);
@@ -330,7 +331,7 @@ int32_t youtu_mla_decode(void* out, const void* q, const void* latent, const voi
                          const void* sin, int32_t interleaved, int32_t group,
                          const youtu_step* step, int32_t num_heads, int32_t layer, float scale,
                          float eps, void* stream) {
-  if (group != GROUP) return YOUTU_EINVAL;
+  if (group != GROUP || !norm || latent_stride % 2) return YOUTU_EINVAL;
   AbsorbArgs args = {};
   args.attend.q = q, args.attend.out = out, args.attend.num_heads = num_heads;
   args.attend.kv_b = int4_of(kv_b, num_heads * (MLA_NOPE + MLA_VALUE), MLA_RANK);

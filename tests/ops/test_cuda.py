@@ -79,7 +79,7 @@ def test_other_groups_are_refused(ops: CudaOps, group: int) -> None:
 def test_norm_and_linear_in_one(ops: CudaOps, n: int, k: int, with_delta: bool) -> None:
     weight, norm, eps = cases.int4_weight(n, k, bias=True), randn(k, seed=1), 1e-6
     prepared = ops.prepare_linear(weight)
-    for num_tokens in (1, 4, 8, 11, native.FEW_ROWS + 1):
+    for num_tokens in (1, 2, 4, 8, 11, native.FEW_ROWS + 1, 300):
         x, delta = randn(num_tokens, k) * 3, randn(num_tokens, k, seed=2)
         total = x + delta if with_delta else x
         wide = total.double()

@@ -159,10 +159,11 @@ class DecodeGraphs:
         pool = torch.cuda.graph_pool_handle()
         enough = next((size for size in SIZES if size >= max_num_seqs), SIZES[-1])
         sizes = [size for size in SIZES if size <= enough]
-        # The largest first: the others fit into its memory.
-        self._graphs = {
-            size: _Graph(model, cache, size, max_pages, pool) for size in reversed(sizes)
-        }
+        with model.ops.shared_logits():
+            # The largest first: the others fit into its memory.
+            self._graphs = {
+                size: _Graph(model, cache, size, max_pages, pool) for size in reversed(sizes)
+            }
         self.max_rows = sizes[-1]
 
     def run(self, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:

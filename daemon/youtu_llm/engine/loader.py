@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,22 @@ class Checkpoint:
     @property
     def num_bytes(self) -> int:
         return sum(info.num_bytes for info in self.tensors.values())
+
+    def loaded_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of the weights in memory, where floating-point ones are of `dtype`; quantised
+        weights and their scales stay as they are."""
+        return sum(
+            info.num_bytes
+            if name.endswith(".scales") or info.dtype not in ("F64", "F32", "F16", "BF16")
+            else math.prod(info.shape) * dtype.itemsize
+            for name, info in self.tensors.items()
+            if not (self.is_tied and name.startswith("lm_head."))
+        )
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the embedding is the head too; some checkpoints save it twice all the same."""
+        return bool(self.config.values.get("tie_word_embeddings"))
 
     def read(self, name: str) -> Tensor:
         """One tensor. The file is mapped for its time only, so its pages don't stay resident."""
@@ -202,9 +219,10 @@ def load(
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Model:
     """Build the model. Raises ModelError naming what is missing, surplus or misshapen."""
+    ops.expect_weights(checkpoint.loaded_bytes(ops.dtype))
     weights = Weights(checkpoint, ops, on_progress=on_progress)
     model = registry.find(checkpoint.config)(checkpoint.config, weights, ops, rope)
-    weights.finish(tied_head=bool(checkpoint.config.values.get("tie_word_embeddings")))
+    weights.finish(tied_head=checkpoint.is_tied)
     return model
 
 

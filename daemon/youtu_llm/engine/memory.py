@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
-from youtu_llm.engine.loader import Checkpoint, TensorInfo
+from youtu_llm.engine.loader import Checkpoint
 from youtu_llm.engine.models.rope import RopePlan
 from youtu_llm.engine.scheduler import num_pages as num_pages_of
 from youtu_llm.errors import ResourceError
@@ -67,7 +66,7 @@ def plan(
 ) -> EnginePlan:
     """Raises ResourceError, with the whole table, when not even one conversation fits."""
     total, total_by = _total(config, device)
-    weights = sum(_loaded_bytes(name, info, dtype) for name, info in checkpoint.tensors.items())
+    weights = checkpoint.loaded_bytes(dtype)
     logits = config.max_num_seqs * vocab_size * 4
     rope_bytes = rope_plan.max_positions * rope_dim * 4
     workspace = config.max_step_tokens * activation_width * dtype.itemsize + logits + rope_bytes
@@ -128,13 +127,6 @@ def _check(result: EnginePlan, config: EngineConfig, spare: int, pinned: int) ->
             f"context of {(kept + 2) * PAGE_SIZE} tokens, but it is {result.max_model_len}: "
             "raise context.max_tokens or drop context.window_tokens."
         )
-
-
-def _loaded_bytes(name: str, info: TensorInfo, dtype: torch.dtype) -> int:
-    """Floating-point weights are kept in the activations' type; scales stay as they are."""
-    if name.endswith(".scales") or info.dtype not in ("F64", "F32", "F16", "BF16"):
-        return info.num_bytes
-    return math.prod(info.shape) * dtype.itemsize
 
 
 def _total(config: EngineConfig, device: torch.device) -> tuple[int, str]:

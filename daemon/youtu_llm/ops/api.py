@@ -8,6 +8,7 @@ computed in float32 by every backend.
 from __future__ import annotations
 
 import abc
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -146,6 +147,9 @@ class Ops(abc.ABC):
     dtype: torch.dtype  # of activations
     can_capture: bool = False  # a step of single rows needs nothing from the host
 
+    def expect_weights(self, num_bytes: int) -> None:  # noqa: B027 - a hint
+        """What `prepare_*` will be given in all, so that memory for it can be asked for at once."""
+
     @abc.abstractmethod
     def prepare_linear(self, weight: Weight) -> Linear:
         """Repack a checkpoint's weight once, at load; the original may be freed after."""
@@ -281,6 +285,13 @@ class Ops(abc.ABC):
         """[R, vocab] -> [R] int64, the first of equals; -1 where the largest is not finite."""
         largest, ids = logits.max(-1)
         return torch.where(largest.isfinite(), ids, -1)
+
+    def shared_logits(self) -> AbstractContextManager[None]:
+        """While it lasts, all results of `logits` lie in one place: the next call overwrites them.
+
+        Only for backends that can capture; the first call must be the largest.
+        """
+        raise NotImplementedError
 
     def advance(self, batch: Batch, token_ids: Tensor) -> None:
         """Make a batch of single rows the next step's, in place: one token [T] further.

@@ -301,10 +301,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seqs", type=int, default=4, help="requests at a time, at most")
     parser.add_argument("--requests", type=int, default=1000, help="of the endurance run")
     parser.add_argument("--kernels", action="store_true", help="the table of kernels too")
+    parser.add_argument("--quick", action="store_true", help="the first table alone")
     parser.add_argument("--profile", action="store_true", help="and where the time goes")
     options = parser.parse_args(arguments)
     bench = Bench(options.model_dir, options.seqs)
     bench.speed()
+    if options.quick:
+        return 0
     if options.requests:
         bench.endurance(options.requests)
     bench.long()

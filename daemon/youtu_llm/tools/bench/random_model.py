@@ -15,6 +15,8 @@ from typing import Any
 from youtu_llm.tools.safetensors_writer import SafetensorsWriter, TensorPlan
 
 GROUP_SIZE = 128
+_TEMPLATE = """{% for message in messages %}{{ message.role }}: {{ message.content }}
+{% endfor %}assistant: """
 CONFIGS: dict[str, dict[str, Any]] = {
     "youtu-llm-2b": {  # as in the published config.json
         "architectures": ["YoutuForCausalLM"],
@@ -42,7 +44,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def write(name: str, folder: Path, *, seed: int = 0, num_layers: int | None = None) -> Path:
-    """Write the model's config and weights; `num_layers` makes a shorter one. -> folder"""
+    """Write config, tokenizer and weights; `num_layers` makes a shorter model. -> folder"""
     import torch
 
     config = dict(CONFIGS[name])
@@ -59,12 +61,35 @@ def write(name: str, folder: Path, *, seed: int = 0, num_layers: int | None = No
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _write_tokenizer(folder, config["vocab_size"])
     generator = torch.Generator().manual_seed(seed)
     plan = dict(_tensors(config))
     with SafetensorsWriter(folder / "model.safetensors", plan) as writer:
         for tensor, shape in plan.items():
             writer.write(tensor, _random(tensor, shape, generator))
     return folder
+
+
+def _write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """A token a byte; the others are words that no text is split into, but an answer may have."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    alphabet = sorted(ByteLevel.alphabet())
+    tokens = [*alphabet, *(f"Ġ{i}" for i in range(len(alphabet), vocab_size))]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {**byte_level, "use_regex": True},
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "vocab": {token: i for i, token in enumerate(tokens)},
+            "merges": [],
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
 
 
 def _tensors(config: dict[str, Any]) -> Iterator[tuple[str, TensorPlan]]:
