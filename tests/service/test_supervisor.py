@@ -51,15 +51,18 @@ def test_a_dead_engine_ends_the_stream_with_an_error_and_comes_back(
         assert health["engine"]["last_crash"]["log"] == ["the fake engine's last words"]
 
 
-def test_before_the_first_token_a_dead_engine_is_a_status(start: Start) -> None:
-    daemon = start("--load-s", "2")
-    loading = daemon.wait(lambda h: h["state"] == "loading" and h["engine"]["phase"] == "loading")
-    assert loading["reason"] == "the model is being loaded"
+def test_while_the_model_is_loaded_it_says_so(start: Start) -> None:
+    daemon = start("--start", "hang")
+    assert daemon.wait_for("loading")["reason"] == "the model is being loaded"
     refused = daemon.chat("hello")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "loading")
     assert int(refused.headers["retry-after"]) >= 1
     assert daemon.http.get("/livez").status_code == 200
     assert daemon.http.get("/readyz").status_code == 503
+
+
+def test_before_the_first_token_a_dead_engine_is_a_status(start: Start) -> None:
+    daemon = start()
     daemon.wait_for("ready")
     assert daemon.http.get("/readyz").status_code == 200
     died = daemon.chat("!crash 0", stream=True)
@@ -67,7 +70,7 @@ def test_before_the_first_token_a_dead_engine_is_a_status(start: Start) -> None:
 
 
 def test_who_only_waited_when_the_engine_died_gets_the_next_one(start: Start) -> None:
-    daemon = start("--load-s", "1.5", engine={"max_num_seqs": 1})
+    daemon = start("--load-s", "3", engine={"max_num_seqs": 1})
     daemon.wait_for("ready")
     with daemon.stream("!long", max_new_tokens=4096) as response, ThreadPoolExecutor() as pool:
         stream = events(response)
