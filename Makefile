@@ -9,7 +9,7 @@ MODEL := qwen2.5-coder-0.5b
 PYTHON310 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(shell command -v python3.10))
 
 .PHONY: demo test check test-310 models bench check-autoawq fuzz soak clean
-.PHONY: packaging-tools deb deb-arm64 test-system test-system-clean test-arm64
+.PHONY: packaging-tools deb deb-arm64 test-system test-system-clean test-arm64 test-arm64-kernels
 
 demo: $(VENV)/ready
 	scripts/demo
@@ -73,8 +73,17 @@ test-system-clean: $(VENV)/ready models
 	scripts/packaging-tools clean
 	YOUTU_SYSTEM_ROOT=clean $(BIN)/python -m pytest tests/system/test_life.py -v --durations=0
 
-test-arm64: deb-arm64
+# arm64 under qemu: every kernel against float64, then the package in a Debian of its own.
+test-arm64: test-arm64-kernels deb-arm64
 	YOUTU_ARM64=1 $(BIN)/python -m pytest tests/system/test_arm64.py -v -rP
+
+test-arm64-kernels:
+	scripts/packaging-tools arm64
+	cmake -S kernels -B build/arm64-kernels -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \
+	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+	  -DCMAKE_EXE_LINKER_FLAGS=-static
+	cmake --build build/arm64-kernels --target youtu_check -j
+	qemu-aarch64-static -cpu max build/arm64-kernels/cpu/youtu_check neon
 
 clean:
 	rm -rf $(VENV) build dist

@@ -121,7 +121,7 @@ class Server:
 
     async def prepare(self, load: Load) -> None:
         """Warm up, and learn how many words make the wanted number of tokens."""
-        words = load.prompt_tokens
+        words = min(load.prompt_tokens, 64)
         sample = await self.ask(_prompt(words), 4)
         self._words_per_token = words / sample.prompt_tokens
         self._processes = _processes_of(self._path, self.url)
@@ -131,6 +131,12 @@ class Server:
 
     async def ask(self, prompt: str, new_tokens: int) -> Sample:
         """One streamed completion. Raises BenchError for anything but a whole answer."""
+        try:
+            return await self._ask(prompt, new_tokens)
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            raise BenchError(f"{self.url} gave no whole answer: {error or 'too slow'}") from error
+
+    async def _ask(self, prompt: str, new_tokens: int) -> Sample:
         body = {
             "model": "any",
             "prompt": prompt,
