@@ -17,7 +17,16 @@ from youtu_llm.engine.kv_cache import KVCache
 from youtu_llm.engine.loader import TensorInfo, Weights
 from youtu_llm.engine.models import registry, rope
 from youtu_llm.engine.models.spec import ModelConfig
-from youtu_llm.ops.api import PAGE_SIZE, Batch, CacheSpec, CacheStorage, Linear, Rope
+from youtu_llm.ops.api import (
+    PAGE_SIZE,
+    Batch,
+    CacheSpec,
+    CacheStorage,
+    DenseWeight,
+    Linear,
+    Rope,
+    Weight,
+)
 from youtu_llm.ops.reference import ReferenceOps
 
 BATCH_TOKENS = 2048
@@ -135,6 +144,12 @@ class _TappedOps(ReferenceOps):
         self.names: dict[int, tuple[Linear, tuple[str, ...]]] = {}  # by the linear's id
         self.listener: Listener | None = None
         self._latent = torch.empty(0)
+
+    def prepare_linear(self, weight: Weight) -> Linear:
+        """Expanded once for all batches, and not at every call."""
+        linear = super().prepare_linear(weight)
+        dense = DenseWeight(self.dense(linear))
+        return Linear(linear.out_features, linear.in_features, dense, linear.bias)
 
     def linear(self, x: Tensor, w: Linear) -> Tensor:
         self._tell(w, x)
