@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -124,6 +125,21 @@ def test_a_silent_engine_is_killed_and_a_slow_start_is_not_silence(start: Start)
     assert ending(daemon, "!hang 3")[0] == "error"
     health = daemon.wait(lambda h: h["state"] == "ready" and h["engine"]["restarts"] == 1)
     assert "silent for 2 s" in health["engine"]["last_crash"]["reason"]
+
+
+def test_a_machine_that_was_halted_finds_no_hang(start: Start) -> None:
+    """As a virtual machine that is paused: the service wakes up first."""
+    daemon = start(service={"engine_silence_s": 2.0})
+    daemon.wait_for("ready")
+    halted = [psutil.Process(daemon.process.pid), daemon.engine()]
+    for process in halted:
+        process.suspend()
+    time.sleep(4)
+    for process in halted:
+        process.resume()
+        time.sleep(0.5)
+    assert daemon.chat("hello").json()["text"] == "hello"
+    assert daemon.health()["engine"]["restarts"] == 0
 
 
 def test_an_engine_that_dies_at_its_start_exhausts_the_rate(start: Start) -> None:

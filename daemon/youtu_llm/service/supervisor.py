@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_RESTART_DELAY_S = 0.2  # doubles with each restart that is still in the window ...
 LONGEST_RESTART_DELAY_S = 1.0  # ... to this: the rate bounds the restarts, not the wait
+MAX_OVERSLEEP_S = 1.0  # of the watch: beyond it all was halted, which is no silence
 CLOSE_GRACE_S = 3.0
 CRASH_GRACE_S = 0.5  # an engine whose link is down is already dying
 
@@ -198,7 +199,10 @@ class Supervisor:
             if remaining_s <= 0:
                 return engine.kill(late)
             # A phase with a nearer deadline may begin.
-            await asyncio.sleep(min(remaining_s, self._limits.engine_silence_s))
+            wake_at = time.monotonic() + min(remaining_s, self._limits.engine_silence_s)
+            await asyncio.sleep(wake_at - time.monotonic())
+            if time.monotonic() - wake_at > MAX_OVERSLEEP_S:
+                engine.pulse.heard_at = time.monotonic()
 
     def _on_message(self, message: FromEngine) -> None:
         match message:
