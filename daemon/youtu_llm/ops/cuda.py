@@ -19,45 +19,12 @@ from torch import Tensor
 from youtu_llm.errors import ModelError, ResourceError
 from youtu_llm.ops import native
 from youtu_llm.ops.api import Batch, CacheStorage, Linear, Rope
+from youtu_llm.ops.device_memory import DeviceMemory
 from youtu_llm.ops.parts import Part, divide
 from youtu_llm.ops.shared import DenseRows, Int8Rows, NativeOps, PackedInt4, row_stride
 
 IMAGE_VARIABLE = "YOUTU_CUDA_IMAGE"  # sm_87, compute_80 ...; unset: the device's own
 MAX_NORM_WIDTH = 3072  # of eight rows in shared memory
-_SLAB_BYTES = 32 << 20
-_LARGEST_SLAB_BYTES = 480 << 20  # recent L4T refuses large single allocations
-_GRAIN = 2 << 20  # what the caching allocator rounds large allocations up to
-
-
-class DeviceMemory:
-    """Weights in a few large allocations: the caching allocator would leave holes between them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.expected: int | None = None  # bytes still to come, if known
-        self._device = device
-        self._free: list[Tensor] = []  # what is left of each
-
-    def empty(self, num_bytes: int) -> Tensor:
-        """uint8 [num_bytes], aligned to 256 bytes."""
-        wanted = _round_up(num_bytes, 256)
-        fits = [i for i, free in enumerate(self._free) if wanted <= free.numel()]
-        if not fits:
-            fits = [len(self._free)]
-            self._free.append(self._slab(wanted))
-        if self.expected is not None:
-            self.expected = max(0, self.expected - wanted)
-        best = min(fits, key=lambda i: self._free[i].numel())
-        taken, self._free[best] = self._free[best][:num_bytes], self._free[best][wanted:]
-        return taken
-
-    def _slab(self, wanted: int) -> Tensor:
-        """As much as is still to come; what is left of others will be used first."""
-        size = _SLAB_BYTES
-        if self.expected is not None:
-            rest = self.expected - sum(free.numel() for free in self._free)
-            size = min(rest, _LARGEST_SLAB_BYTES)
-        size = _round_up(max(wanted, size), _GRAIN)
-        return torch.empty(size, dtype=torch.uint8, device=self._device)
 
 
 class CudaOps(NativeOps):
@@ -401,10 +368,6 @@ class CudaOps(NativeOps):
         if seen is None or seen[0] is not batch or seen[1] is not cache:
             self._parts_of = seen = (batch, cache, divide(batch, cache, self._new_step))
         return seen[2]
-
-
-def _round_up(size: int, grain: int) -> int:
-    return -(-size // grain) * grain
 
 
 def _can_fuse(x: Tensor, w: Linear) -> bool:
