@@ -131,3 +131,17 @@ def test_a_seed_gives_the_same_answer_again(case: tuple[Path, PreTrainedModel]) 
     requests = {str(n): (tiny.prompt(40, seed=n), params) for n in range(3)}
     engine = core(folder, prefix_cache=False)
     assert tiny.run(engine, requests) == tiny.run(engine, requests)
+
+
+def test_an_idle_engine_gives_its_memory_back(case: tuple[Path, PreTrainedModel]) -> None:
+    """Of the pages, and what PyTorch's allocator would keep for later."""
+    folder, _ = case
+    engine = core(folder)
+    tiny.run(engine, {"one": (PROMPT, tiny.greedy(4))})
+    assert engine.pool.num_cached
+    engine._last_work_s -= engine._cache_idle_s + 1
+    engine.idle()
+    assert engine.cache.num_bytes == 0
+    reserved = torch.cuda.memory_reserved()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() == reserved
