@@ -52,7 +52,7 @@ def ids(path: Path) -> list[str]:
 
 
 def test_a_killed_run_goes_on(start: Callable[..., Daemon], gsm8k: Path, tmp_path: Path) -> None:
-    daemon, out = start("--step-s", "0.002"), tmp_path / "r.jsonl"
+    daemon, out = start("--step-s", "0.005"), tmp_path / "r.jsonl"
     daemon.wait_for("ready")
     run = command(daemon, "gsm8k", "--file", str(gsm8k), "--out", str(out))
     process = subprocess.Popen(**run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -91,16 +91,18 @@ def test_two_daemons_are_paired(start: Callable[..., Daemon], gsm8k: Path, tmp_p
 
 
 def test_an_answer_that_fails_ends_the_run(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """What was answered before it stays."""
+    """What was answered before it stays, and what was begun after it is hung up on."""
     daemon = start()
     daemon.wait_for("ready")
     good = tasks.Question("good", "What is 5?", tasks.TASKS["gsm8k"].question(0, GOLD).judge)
     bad = tasks.Question("bad", "!oom 3", good.judge)
+    long = tasks.Question("long", "!long", good.judge)
     model = asking.Model.of(client.Daemon(f"unix://{daemon.socket}"))
     with Results(tmp_path / "r.jsonl", {}) as results:
         with pytest.raises(client.Refused, match="out of memory"):
-            asking.ask_all([model], [good, bad, good], results, concurrency=1)
+            asking.ask_all([model], [good, bad, long], results, concurrency=1)
         assert [(row["id"], row["right"]) for row in results.rows] == [("good", True)]
+    daemon.wait(lambda health: health["queue"]["running"] == 0)
 
 
 GOLD = {"question": "What is 5?", "answer": "#### 5"}
@@ -144,3 +146,11 @@ def test_chinese_goldens(tmp_path: Path) -> None:
     (question,) = tasks.TASKS["cmath"].questions(path)
     assert question.judge("所以是\\boxed{\\frac{1}{4}}。").passed
     assert question.judge("所以是\\boxed{25}。").why == "25, not 1/4"
+
+
+def test_a_percent_sign_that_the_golden_leaves_out() -> None:
+    question = tasks.TASKS["gsm8k"].question(
+        0, {"question": "What percentage?", "answer": "#### 5"}
+    )
+    assert question.judge("That is \\boxed{5\\%}.").passed
+    assert question.judge("That is \\boxed{50\\%}.").why == "1/2, not 5"

@@ -22,16 +22,20 @@ _MARKED = re.compile(r"####([^\n]*)")
 _FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
-def final_number(text: str) -> Fraction | None:
+PERCENT = Fraction(1, 100)
+
+
+def final_number(text: str, *, percent: Fraction = PERCENT) -> Fraction | None:
     """The answer in a worked solution: what is boxed last, or else stands behind the last
-    `####`, or else the last number there is. None without any.
+    `####`, or else the last number there is; `percent` is what its sign stands for. None
+    without any.
     """
     boxes = _boxed(text)
     for part in (*boxes[-1:], *_MARKED.findall(text)[-1:]):
-        numbers = _numbers(part)
+        numbers = _numbers(part, percent)
         if numbers:  # of `\\boxed{x = 3}` the last one, as of a text
             return numbers[-1]
-    numbers = _numbers(text)
+    numbers = _numbers(text, percent)
     return numbers[-1] if numbers else None
 
 
@@ -48,7 +52,7 @@ def _boxed(text: str) -> list[str]:
     return found
 
 
-def _numbers(text: str) -> list[Fraction]:
+def _numbers(text: str, percent: Fraction) -> list[Fraction]:
     """Every number, exactly: 1,450,000; 0.5; 3/4; \\frac{3}{4}; 1又1/2; 25% (which is 1/4)."""
     text = unicodedata.normalize("NFKC", _POWER.sub("", text))
     text = text.replace("\u2044", "/").replace("\u2212", "-")
@@ -58,7 +62,7 @@ def _numbers(text: str) -> list[Fraction]:
     text = _SPOKEN.sub(r"\2/\1", text)
     text = _GROUPED.sub("", text)
     text = _MIXED.sub(_add_mixed, text)
-    values = map(_value, _NUMBER.findall(text))
+    values = (_value(number, percent) for number in _NUMBER.findall(text))
     return [value for value in values if value is not None]
 
 
@@ -67,12 +71,12 @@ def _add_mixed(match: re.Match[str]) -> str:
     return f"{int(match[1]) * denominator + numerator}/{denominator}"
 
 
-def _value(number: str) -> Fraction | None:
+def _value(number: str, percent: Fraction) -> Fraction | None:
     number = number.replace(",", "").replace(" ", "")
-    percent, number = number.endswith("%"), number.rstrip("%")
+    unit, number = percent if number.endswith("%") else 1, number.rstrip("%")
     top, _, bottom = number.partition("/")
     below = Fraction(bottom or 1)
-    return Fraction(top) / below / (100 if percent else 1) if below else None
+    return Fraction(top) / below * unit if below else None
 
 
 def code(text: str, entry_point: str) -> str:

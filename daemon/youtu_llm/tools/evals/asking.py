@@ -39,7 +39,10 @@ class Model:
 
     @classmethod
     def of(cls, daemon: Daemon) -> Model:
-        return cls(daemon, daemon.call("GET", "/v1/models")["data"][0]["id"])
+        try:
+            return cls(daemon, daemon.call("GET", "/v1/models")["data"][0]["id"])
+        except (LookupError, TypeError) as error:
+            raise Unreachable(f"{daemon.host} does not say which model it serves") from error
 
 
 def ask_all(
@@ -69,7 +72,8 @@ def ask_all(
         on_progress(total - len(running), total)
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
+            # What failed comes last: it raises, and the answers beside it are kept.
+            for future in sorted(done, key=lambda f: f.exception() is not None):
                 results.add(future.result())
             on_progress(total - len(running), total)
     finally:

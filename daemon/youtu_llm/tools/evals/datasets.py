@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,21 +72,22 @@ def text(path: Path) -> str:
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} cannot be read: {error}") from error
 
 
 def records(data_set: DataSet, path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file, one a line. Raises InvalidRequest naming the line."""
     found = []
-    for number, line in enumerate(text(path).splitlines(), 1):
+    for number, line in enumerate(text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except ValueError as error:
             raise InvalidRequest(f"{path}:{number}: not JSON: {error}") from error
-        missing = [name for name in data_set.fields if not isinstance(record.get(name), str)]
+        values = record if isinstance(record, dict) else {}
+        missing = [name for name in data_set.fields if not isinstance(values.get(name), str)]
         if missing:
             raise InvalidRequest(
                 f"{path}:{number}: a record of {data_set.name} has {', '.join(missing)}"

@@ -48,9 +48,10 @@ def run(
             f"{model_dir} has {model.vocab_size} tokens and {reference_dir}"
             f" {reference.vocab_size}: a model is compared with the one it was made from"
         )
+    max_tokens = min(each.max_tokens for each in (model, reference) if each)
     for document in left:
         ids, first = encode(document, tokenizer)
-        sums = measure(ids[: model.max_tokens], first, model, reference)
+        sums = measure(ids[:max_tokens], first, model, reference)
         results.add({"id": document.id, "domain": document.domain, **asdict(sums)})
         done += 1
         on_progress(done, len(documents))

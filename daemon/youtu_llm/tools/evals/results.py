@@ -18,7 +18,8 @@ class Results:
     """JSON Lines: what is measured in the first line, then an item a line as it becomes known.
 
     Opening a file with the same first line goes on with it; a line that was not finished is
-    dropped. One process writes at a time. Raises InvalidRequest for another run's file.
+    dropped. Nothing is written before the first item. One process writes at a time. Raises
+    InvalidRequest for any other file, and leaves it as it is.
     """
 
     def __init__(self, path: Path, about: Row) -> None:
@@ -32,7 +33,7 @@ class Results:
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._read(about)
+            self._head = self._read(_line(about))
         except BlockingIOError:
             self._file.close()
             raise ResourceError(f"{path}: another run is writing to it") from None
@@ -53,28 +54,35 @@ class Results:
 
     def add(self, row: Row) -> None:
         """On disk when this returns."""
-        self._append(row)
-        self.rows.append(row)
-
-    def _append(self, row: Row) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        self._file.write(self._head + _line(row))
+        self._head = b""
         self._file.flush()
         os.fsync(self._file.fileno())
+        self.rows.append(row)
 
-    def _read(self, about: Row) -> None:
+    def _read(self, head: bytes) -> bytes:
+        """Takes the rows in. -> what is to be written before the next one"""
         self._file.seek(0)
-        whole = self._file.read()
-        whole = whole[: whole.rfind(b"\n") + 1]
-        self._file.truncate(len(whole))
-        if not whole:
-            self._append(about)
-            return
-        try:
-            first, *self.rows = map(json.loads, whole.splitlines())
-        except ValueError:
-            first = None
-        if first != about:
+        there = self._file.read(len(head))
+        if not head.startswith(there):
             raise InvalidRequest(
                 f"{self.path} holds something else than this evaluation, or another version of"
                 " its data or model: choose another file by --out, or remove it"
             )
+        if there != head:  # empty, or cut within it
+            self._file.truncate(0)
+            return head
+        rest = self._file.read()
+        rest = rest[: rest.rfind(b"\n") + 1]
+        try:
+            self.rows = [json.loads(line) for line in rest.splitlines()]
+        except ValueError as error:
+            raise InvalidRequest(
+                f"{self.path} is damaged ({error}): choose another file by --out, or remove it"
+            ) from error
+        self._file.truncate(len(head) + len(rest))
+        return b""
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"

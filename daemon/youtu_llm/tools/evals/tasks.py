@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,14 @@ def _sum(index: int, prompt: str, solution: str) -> Question:
     if golden is None:
         raise InvalidRequest(f"record {index + 1}: its solution «{solution}» holds no number")
 
+    percents = [answers.PERCENT]
+    if golden == answers.final_number(solution, percent=Fraction(1)):
+        percents.append(Fraction(1))  # «what percentage»: of a golden 25, 25% says the same
+
     def judge(answer: str) -> Verdict:
-        number = answers.final_number(answer)
-        return Verdict(number == golden, "" if number == golden else f"{number}, not {golden}")
+        numbers = [answers.final_number(answer, percent=percent) for percent in percents]
+        is_right = golden in numbers
+        return Verdict(is_right, "" if is_right else f"{numbers[0]}, not {golden}")
 
     return Question(str(index), prompt, judge)
 

@@ -146,13 +146,9 @@ def encode(document: Document, tokenizer: Tokenizer) -> tuple[list[int], int]:
 
 
 def _check_memory(checkpoint: loader.Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
-    """Unquantised weights are kept in the backend's type: twice a float16 file on a CPU."""
     if device.type != "cpu":
         return
-    needed = 0
-    for name, info in checkpoint.tensors.items():
-        is_dense = info.dtype in ("F16", "BF16", "F32") and not name.endswith(".scales")
-        needed += torch.Size(info.shape).numel() * dtype.itemsize if is_dense else info.num_bytes
+    needed = checkpoint.loaded_bytes(dtype)
     available = psutil.virtual_memory().available
     if needed > available:
         raise ResourceError(
