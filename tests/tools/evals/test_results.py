@@ -30,6 +30,7 @@ def test_another_runs_file_is_left_alone(tmp_path: Path) -> None:
         results.add({"id": "a"})
         with pytest.raises(ResourceError, match="another run"):
             Results(path, ABOUT)
+    before = path.read_bytes()
     with pytest.raises(InvalidRequest, match="something else"):
         Results(path, ABOUT | {"data": "d2"})
     assert path.read_bytes() == before
