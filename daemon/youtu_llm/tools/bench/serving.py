@@ -134,7 +134,9 @@ class Server:
         try:
             return await self._ask(prompt, new_tokens)
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            raise BenchError(f"{self.url} gave no whole answer: {error or 'too slow'}") from error
+            raise BenchError(
+                f"{self.url} gave no whole answer: {str(error) or 'too slow'}"
+            ) from error
 
     async def _ask(self, prompt: str, new_tokens: int) -> Sample:
         body = {
