@@ -49,7 +49,7 @@ soak: $(VENV)/ready models
 	$(BIN)/python -m pytest tests/soak/soak_*.py
 
 # torch first and by itself: any other release would pull gigabytes of CUDA where none is needed.
-$(VENV)/ready: pyproject.toml $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
+$(VENV)/ready: pyproject.toml $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu*' -o -name CMakeLists.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet --editable '.[engine,models,test]'

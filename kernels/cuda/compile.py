@@ -1,19 +1,23 @@
-"""Compiles the device code with NVRTC 12.6: `compile.py SOURCE INCLUDE OUT ARCH...`.
+"""Compiles the device code with NVRTC 12.6: `compile.py SOURCE INCLUDE OUT`.
 
 NVRTC comes from the PyPI wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12 (headers); it
 needs no GPU and no CUDA toolkit. What CUDA 13 makes would not load on JetPack 6.
-Writes OUT/ARCH.bin (machine code for sm_*, PTX for compute_*) and OUT/resources.txt.
+For every line of archs.txt it writes OUT/ARCH.bin (machine code for sm_*, PTX for compute_*); then
+OUT/resources.txt.
 `compile.py --check` tells by its exit status whether the wheels are there.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
+ARCHS = Path(__file__).with_name("archs.txt").read_text().split()
 STDINT = b"""#pragma once
 typedef signed char int8_t; typedef unsigned char uint8_t; typedef int int32_t;
 typedef unsigned int uint32_t; typedef long long int64_t; typedef unsigned long long uint64_t;
@@ -88,6 +92,13 @@ def resources(arch: str, log: str) -> list[str]:
     return lines
 
 
+def compile_for(arch: str, source: Path, include: Path, folder: Path) -> list[str]:
+    """Write one image. -> its kernels' resources."""
+    image, log = Compiler().compile(source, include, arch)
+    (folder / f"{arch}.bin").write_bytes(image)
+    return resources(arch, log)
+
+
 def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         try:
@@ -95,13 +106,11 @@ def main(arguments: list[str]) -> int:
         except (metadata.PackageNotFoundError, FileNotFoundError):
             return 1
         return 0
-    source, include, out, *archs = arguments
-    folder, compiler, lines = Path(out), Compiler(), []
+    source, include, folder = map(Path, arguments)
     folder.mkdir(parents=True, exist_ok=True)
-    for arch in archs:
-        image, log = compiler.compile(Path(source), Path(include), arch)
-        (folder / f"{arch}.bin").write_bytes(image)
-        lines += resources(arch, log)
+    one = functools.partial(compile_for, source=source, include=include, folder=folder)
+    with ProcessPoolExecutor() as pool:
+        lines = [line for image in pool.map(one, ARCHS) for line in image]
     (folder / "resources.txt").write_text(
         "arch kernel registers shared spills\n" + "".join(line + "\n" for line in lines)
     )
