@@ -6,7 +6,8 @@ A model without one, a directory that somebody else made, cannot be checked.
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import msgspec
@@ -95,9 +96,11 @@ class Check:
             check_sizes(model_dir, manifest)
             self._digests = self._pool.submit(check_digests, model_dir, manifest)
 
-    def finish(self) -> None:
-        """Waits for the digests. Raises ModelError."""
+    def finish(self, on_wait: Callable[[], None] = lambda: None) -> None:
+        """Waits for the digests, with a call of `on_wait` each second. Raises ModelError."""
         if self._digests is not None:
+            while not wait([self._digests], timeout=1.0).done:
+                on_wait()
             self._digests.result()
         self._pool.shutdown()
 

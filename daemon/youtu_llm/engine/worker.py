@@ -144,7 +144,8 @@ class Worker:
         try:
             core, hello = self._build(config)
         finally:
-            check.finish()  # of a damaged file it says more than who tripped over it
+            # Of a damaged file it says more than who tripped over it.
+            check.finish(lambda: self._heartbeat("loading", progress=1.0))
         self._link.send(hello)
         return core
 
