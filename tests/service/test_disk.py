@@ -32,10 +32,12 @@ def test_full_and_read_only() -> None:
         require_mounts(state)
         wrapper = ("unshare", "--mount", "sh", "-c", MOUNT, str(state))
         daemon = Daemon(Path(name), {}, [], wrapper=wrapper)
-        with contextlib.closing(daemon.http):
+        try:
             daemon.wait_for("ready")
             check(daemon, Path(f"/proc/{daemon.process.pid}/root{state}"))
-            assert daemon.stop() == 0
+        finally:
+            status = daemon.stop()
+        assert status == 0
 
 
 def check(daemon: Daemon, disk: Path) -> None:

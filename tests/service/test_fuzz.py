@@ -60,7 +60,7 @@ def test_bytes_that_are_no_http(daemon: Daemon) -> None:
 
 def test_what_is_no_http_gets_the_api_s_error(daemon: Daemon) -> None:
     for wire in (b"\x16\x03\x01 hello\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"GET\r\n\r\n"):
-        status, body = exchange(daemon, wire)
+        status, body = exchange(daemon, wire, patience_s=60)
         assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_request")
 
 
@@ -196,14 +196,14 @@ def spoil(dice: random.Random, wire: bytes) -> bytes:
     return bytes(data)
 
 
-def exchange(daemon: Daemon, wire: bytes) -> tuple[int, bytes]:
+def exchange(daemon: Daemon, wire: bytes, patience_s: float = PATIENCE_S) -> tuple[int, bytes]:
     """(Status of the first answer or 0, its body). What waits for more is hung up on."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(daemon.socket))
         answer = b""
         with contextlib.suppress(ConnectionError):  # it has heard enough
             client.sendall(wire)
-            if select.select([client], [], [], PATIENCE_S)[0]:
+            if select.select([client], [], [], patience_s)[0]:
                 answer = client.recv(1 << 16)
             client.shutdown(socket.SHUT_WR)
             while data := client.recv(1 << 16):

@@ -80,7 +80,7 @@ def test_who_only_waited_when_the_engine_died_gets_the_next_one(start: Start) ->
         cancelled = pool.submit(
             daemon.http.post,
             "/chat",
-            json={"prompt": "never mind", "stream": False},
+            json={"prompt": "!long", "max_new_tokens": 4096, "stream": False},
             headers={"X-Request-Id": "never-mind"},
         )
         daemon.wait(lambda health: queued(health) == 3)

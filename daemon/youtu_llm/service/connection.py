@@ -28,7 +28,8 @@ class Connection(web.RequestHandler):
         if isinstance(exc, ConnectionError):
             raise exc  # nobody is left to tell: the connection ends
         # aiohttp decodes a head without knowing its encoding, and may stumble over that later.
-        if status != 400 and not isinstance(exc, UnicodeError):
+        has_begun = request.writer.output_size > 0  # nothing can be told in its middle
+        if has_begun or (status != 400 and not isinstance(exc, UnicodeError)):
             return super().handle_error(request, status, exc, message)
         what = (message or "").strip().partition("\n")[0][:MAX_SHOWN_CHARS]
         logger.info("refused what is no HTTP request: %s", what)

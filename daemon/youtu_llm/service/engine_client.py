@@ -88,9 +88,13 @@ class EngineClient:
             send(stream.add)
 
     def detach(self, error: YoutuError) -> None:
-        """The engine died. `error` ends every request it had begun, which makes them suspect."""
+        """The engine died. `error` ends every request it had begun, which makes them suspect, or
+        else, where it could not say a word more, all that it had been given."""
+        was_live = self._send is not None
         self._send = self.hello = None
         begun = [stream for stream in self._open.values() if stream.has_begun]
+        if was_live and not begun:
+            begun = list(self._open.values())
         self._suspects.blame(stream.digest for stream in begun)
         for id in {*self._aborted_at, *(stream.add.id for stream in begun)}:
             self._open.pop(id).fail(error)
