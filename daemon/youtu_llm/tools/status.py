@@ -10,6 +10,7 @@ def health(report: Mapping[str, Any]) -> str:
     """/health in a few lines. What an older or newer daemon leaves out is left out."""
     engine, queue = report.get("engine") or {}, report.get("queue") or {}
     pages, memory = report.get("pages") or {}, report.get("memory") or {}
+    crash = (engine.get("last_crash") or {}).get("reason") or ""
     rows = [
         ("state", report.get("state")),
         ("reason", report.get("reason")),
@@ -18,7 +19,7 @@ def health(report: Mapping[str, Any]) -> str:
         ("device", report.get("device")),
         ("backend", report.get("backend")),
         ("engine", f"{engine.get('phase')}, {engine.get('restarts', 0)} restarts"),
-        ("crash", (engine.get("last_crash") or {}).get("reason")),
+        ("crash", crash.partition("\n")[0] if crash != report.get("reason") else ""),
     ]
     if "running" in queue:
         waiting, limit = queue.get("waiting", 0), queue.get("limit", "?")

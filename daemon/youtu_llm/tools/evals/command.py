@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from youtu_llm import paths
+from youtu_llm.errors import ModelError
 
 TASKS = {
     "gsm8k": "ask the daemon English word problems (GSM8K) and count right answers",
@@ -118,7 +119,7 @@ def _ask(args: argparse.Namespace) -> None:
         finally:
             if results.rows:
                 print(asking.report(results.rows, models[0].name))
-            print(f"every answer: {out}")
+                print(f"every answer: {out}")
 
 
 def _kl(args: argparse.Namespace) -> None:
@@ -172,11 +173,17 @@ def _measure(args: argparse.Namespace, reference: str | None) -> None:
         finally:
             if results.rows:
                 print(divergence.report(results.rows, with_reference=bool(reference)))
-            print(f"every document: {out} (computed by: {backend.ops.name})")
+                print(f"every document: {out} (computed by: {backend.ops.name})")
 
 
 def _model_dir(name: str) -> Path:
-    return Path(name) if "/" in name else paths.models_dir() / name
+    folder = Path(name) if "/" in name else paths.models_dir() / name
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} is no model: give a name that `youtu models` shows, or a directory with a"
+            " slash, such as ./mine"
+        )
+    return folder
 
 
 class Progress:
