@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -62,16 +61,22 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(youtu: Path, tmp_path: Pa
     whole = quantize(youtu, tmp_path / "whole", models.options())
     work = tmp_path / ".partial" / "killed"
     command = (
+        "import os, signal\n"
         "from pathlib import Path\n"
+        "from youtu_llm.tools.quantize.progress import Progress\n"
         "from youtu_llm.tools.quantize.run import Options, Recipe, quantize\n"
+        "finish = Progress.finish_block\n"
+        "def killed(*args):\n"
+        "    finish(*args)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Progress.finish_block = killed\n"
         f"options = Options('gptq', Recipe({models.GROUP}))\n"
         f"quantize(Path({str(youtu)!r}), Path({str(tmp_path / 'killed')!r}), options)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", command], env=_same_threads()) as process:
-        while not (work / "block-0000.json").exists():
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
+    ended = subprocess.run([sys.executable, "-c", command], env=_same_threads(), check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert (work / "block-0000.json").exists()
+    assert not (work / "block-0001.json").exists()
     killed = quantize(youtu, tmp_path / "killed", models.options())
     for name in ("model.safetensors", "config.json"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
