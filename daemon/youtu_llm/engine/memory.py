@@ -87,7 +87,7 @@ def plan(
     limit_by, num_pages = min(bounds, key=lambda bound: bound[1])
     spare = num_pages - pinned - 1  # the system prompt's pages may be shared, or not
     window_pages = min(window_pages, max(spare, 0))
-    reach = rope_plan.max_positions if window_pages else spare * PAGE_SIZE
+    reach = rope_plan.max_positions if window_pages else max(spare, 0) * PAGE_SIZE
     result = EnginePlan(
         total=total,
         total_by=total_by,
@@ -110,11 +110,13 @@ def _check(result: EnginePlan, config: EngineConfig, spare: int, pinned: int) ->
     num_pinned_tokens = len(config.pinned_prefix_ids)
     kept = max(1, pinned)  # by the rolling window; two more make it roll
     if spare < (kept + 2 if config.window_tokens else 1):
-        raise ResourceError(
-            f"the model does not fit. What it needs:\n{result}\n"
-            "Free memory, raise engine.memory_fraction or model.kv_cache_max_page, "
-            "or choose a smaller model."
-        )
+        share = "memory_limit_bytes" if config.memory_limit_bytes else "memory_fraction"
+        remedy = {
+            "memory": f"Free memory, raise engine.{share}, or choose a smaller model.",
+            "kv_cache_max_page": "Raise model.kv_cache_max_page.",
+            "context": "Raise context.window_tokens or context.max_tokens.",
+        }[result.limit_by]
+        raise ResourceError(f"the model does not fit. What it needs:\n{result}\n{remedy}")
     if num_pinned_tokens >= result.max_model_len:
         raise ResourceError(
             f"the profile's system prompt takes {num_pinned_tokens} tokens, but only "
