@@ -100,8 +100,15 @@ def test_another_command_does_not_go_on_from_there(youtu: Path, tmp_path: Path) 
     work = tmp_path / ".partial" / "out"
     work.mkdir(parents=True)
     (work / "plan.json").write_text('{"method": "rtn"}')
+    (work / "block-0000.json").write_text("{}")
     with pytest.raises(ModelError, match=r"another .*method"):
         quantize(youtu, tmp_path / "out", models.options("gptq"))
+
+
+def test_a_refused_command_is_not_in_the_way_of_the_right_one(youtu: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nonsense"):
+        quantize(youtu, tmp_path / "out", models.options("rtn", "nonsense"))
+    quantize(youtu, tmp_path / "out", models.options("rtn"))
 
 
 def test_int8_exceptions_and_an_fp16_head(youtu: Path, tmp_path: Path) -> None:

@@ -106,13 +106,13 @@ def measure(
     targets = torch.tensor(token_ids[first:])
     if reference is None:
         for part in model.logits(token_ids, first):
-            _add_own(sums, part, targets)
+            _add_own(sums, part.log_softmax(-1), targets)
         return sums
     pairs = zip(model.logits(token_ids, first), reference.logits(token_ids, first), strict=True)
     for part, reference_part in pairs:
         target = targets[sums.tokens : sums.tokens + len(part)].to(part.device)
-        best = _add_own(sums, part, targets)
         q, p = part.log_softmax(-1), reference_part.log_softmax(-1)  # [rows, vocab]
+        best = _add_own(sums, q, targets)
         sums.kl += float((p.exp() * (p - q)).sum(-1).double().sum())
         reference_best = p.argmax(-1)
         sums.agree += int((best == reference_best).sum())
@@ -121,14 +121,13 @@ def measure(
     return sums
 
 
-def _add_own(sums: Sums, logits: Tensor, targets: Tensor) -> Tensor:
-    """Books the next rows. -> the likeliest tokens."""
-    target = targets[sums.tokens : sums.tokens + len(logits)].to(logits.device)
-    best = logits.argmax(-1)
-    own = logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(-1)
-    sums.tokens += len(logits)
+def _add_own(sums: Sums, q: Tensor, targets: Tensor) -> Tensor:
+    """Books the next rows' log-probabilities. -> the likeliest tokens."""
+    target = targets[sums.tokens : sums.tokens + len(q)].to(q.device)
+    best = q.argmax(-1)
+    sums.tokens += len(q)
     sums.hits += int((best == target).sum())
-    sums.nll -= float(own.double().sum())
+    sums.nll -= float(q.gather(1, target[:, None]).double().sum())
     return best
 
 

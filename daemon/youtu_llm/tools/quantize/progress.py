@@ -24,7 +24,10 @@ class Progress:
         """Raises ModelError when the folder holds the work of another command."""
         self.folder = folder
         path = folder / "plan.json"
-        if path.exists():
+        self.reports: list[dict[str, Any]] = []
+        while (report := self._path("block", len(self.reports), "json")).exists():
+            self.reports.append(json.loads(report.read_text(encoding="utf-8")))
+        if self.reports:
             found = json.loads(path.read_text(encoding="utf-8"))
             changed = sorted(key for key in found.keys() | plan if found.get(key) != plan.get(key))
             if changed:
@@ -32,11 +35,8 @@ class Progress:
                     f"{folder} holds the unfinished work of another command (another"
                     f" {', '.join(changed)}): finish that one, or remove the folder"
                 )
-        else:
+        else:  # a command that finished no block left nothing worth keeping
             atomicfile.replace(path, _json(plan))
-        self.reports: list[dict[str, Any]] = []
-        while (report := self._path("block", len(self.reports), "json")).exists():
-            self.reports.append(json.loads(report.read_text(encoding="utf-8")))
 
     def block_file(self, index: int) -> Path:
         return self._path("block", index, "safetensors")
