@@ -31,7 +31,7 @@ class Connection(web.RequestHandler):
         has_begun = request.writer.output_size > 0  # nothing can be told in its middle
         if has_begun or (status != 400 and not isinstance(exc, UnicodeError)):
             return super().handle_error(request, status, exc, message)
-        what = (message or "").strip().partition("\n")[0][:MAX_SHOWN_CHARS]
+        what = (message or "").strip().partition("\n")[0][:MAX_SHOWN_CHARS].rstrip(" :")
         logger.info("refused what is no HTTP request: %s", what)
         error = InvalidRequest(f"this is not a valid HTTP/1.1 request: {what or 'unreadable'}")
         response = json_response(error_object(error), status=error.status)

@@ -133,6 +133,8 @@ class Server:
         """One streamed completion. Raises BenchError for anything but a whole answer."""
         try:
             return await self._ask(prompt, new_tokens)
+        except aiohttp.ClientConnectorError as error:
+            raise BenchError(f"nothing listens on {self.url}: start that server first") from error
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             raise BenchError(
                 f"{self.url} gave no whole answer: {str(error) or 'too slow'}"
