@@ -55,10 +55,4 @@ def load_awq_model(
     kind = registry.find(checkpoint.config)
     plan = rope.plan(checkpoint.config, kind.extension, long_context=False, max_tokens=0)
     ops = ops or backend.choose(EngineConfig(str(path))).ops
-    tables = rope.build(
-        plan,
-        kind.rope_dim(checkpoint.config),
-        interleaved=kind.rope_interleaved(checkpoint.config),
-        device=ops.device,
-    )
-    return loader.load(checkpoint, ops, tables)
+    return loader.load(checkpoint, ops, plan)

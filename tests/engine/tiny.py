@@ -134,9 +134,7 @@ def core(
         cache_dtype=cache_dtype,
         device=ops.device,
     )
-    interleaved = kind.rope_interleaved(checkpoint.config)
-    tables = rope.build(rope_plan, dim, interleaved=interleaved, device=ops.device)
-    model = loader.load(checkpoint, ops, tables)
+    model = loader.load(checkpoint, ops, rope_plan)
     cache = KVCache(spec, cache_dtype, ops.device, plan.num_pages)
     result = Core(
         model,

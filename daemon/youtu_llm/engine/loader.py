@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from youtu_llm.engine.models import registry
+from youtu_llm.engine.models import registry, rope
 from youtu_llm.engine.models.spec import Model, ModelConfig, read_json
 from youtu_llm.errors import ModelError
-from youtu_llm.ops.api import DenseWeight, Int4Weight, Int8Weight, Linear, Ops, Rope, Weight
+from youtu_llm.ops.api import DenseWeight, Int4Weight, Int8Weight, Linear, Ops, Weight
 
 # Buffers that some checkpoints save although they follow from the config.
 _DERIVED = ("rotary_emb.inv_freq",)
@@ -215,13 +215,17 @@ class Weights:
 def load(
     checkpoint: Checkpoint,
     ops: Ops,
-    rope: Rope,
+    rope_plan: rope.RopePlan,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Model:
-    """Build the model. Raises ModelError naming what is missing, surplus or misshapen."""
+    """Build the model, rotary tables included.
+
+    Raises ModelError naming what is missing, surplus or misshapen.
+    """
     ops.expect_weights(checkpoint.loaded_bytes(ops.dtype))
-    weights = Weights(checkpoint, ops, on_progress=on_progress)
-    model = registry.find(checkpoint.config)(checkpoint.config, weights, ops, rope)
+    config, weights = checkpoint.config, Weights(checkpoint, ops, on_progress=on_progress)
+    kind = registry.find(config)
+    model = kind(config, weights, ops, rope.build(rope_plan, kind, config, ops.device))
     weights.finish(tied_head=checkpoint.is_tied)
     return model
 

@@ -182,14 +182,8 @@ class Worker:
             log.info("plan: %s", line)
         for note in (*rope_plan.notes, *rope_plan.warnings, *backend.degraded):
             log.info("%s", note)
-        tables = rope.build(
-            rope_plan,
-            kind.rope_dim(checkpoint.config),
-            interleaved=kind.rope_interleaved(checkpoint.config),
-            device=ops.device,
-        )
         model = loader.load(
-            checkpoint, ops, tables, lambda share: self._heartbeat("loading", progress=share)
+            checkpoint, ops, rope_plan, lambda share: self._heartbeat("loading", progress=share)
         )
         cache = KVCache(spec, backend.cache_dtype, ops.device, plan.num_pages)
         eos = checkpoint.eos_token_ids()

@@ -249,9 +249,13 @@ class Ops(abc.ABC):
         self, x: Tensor, delta: Tensor | None, norm: Tensor, eps: float, w: Linear
     ) -> tuple[Tensor, Tensor]:
         """-> (x + delta, linear(rms_norm(x + delta), w)); x may be changed in place."""
+        return x, self.linear(self._normed(x, delta, norm, eps), w)
+
+    def _normed(self, x: Tensor, delta: Tensor | None, norm: Tensor, eps: float) -> Tensor:
+        """rms_norm(x + delta); x becomes the sum."""
         if delta is None:
-            return x, self.linear(self.rms_norm(x, norm, eps), w)
-        return x, self.linear(self.add_rms_norm(x, delta, norm, eps), w)
+            return self.rms_norm(x, norm, eps)
+        return self.add_rms_norm(x, delta, norm, eps)
 
     def norm_gated(
         self, x: Tensor, delta: Tensor | None, norm: Tensor, eps: float, gate_up: Linear

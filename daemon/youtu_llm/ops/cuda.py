@@ -148,11 +148,7 @@ class CudaOps(NativeOps):
             return self._norm_linear(x, delta, norm, eps, gate_up, data, gated=True)
         if x.shape[0] <= native.FEW_ROWS:
             return super().norm_gated(x, delta, norm, eps, gate_up)
-        if delta is None:
-            normed = self.rms_norm(x, norm, eps)
-        else:
-            normed = self.add_rms_norm(x, delta, norm, eps)
-        return x, self._gated(normed, gate_up, data)
+        return x, self._gated(self._normed(x, delta, norm, eps), gate_up, data)
 
     def _gated(self, x: Tensor, w: Linear, data: PackedInt4) -> Tensor:
         y = self._empty(x.shape[0], w.out_features // 2)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from youtu_llm.errors import ModelError
-from youtu_llm.tools import model_dir
+from youtu_llm.tools import bar, model_dir
 from youtu_llm.tools.checkpoint import Checkpoint, SourceTensor
 from youtu_llm.tools.gguf_model import GgufCheckpoint
 from youtu_llm.tools.hf_model import HfCheckpoint
@@ -156,18 +156,13 @@ def quantization_config(
 def _write_weights(
     tensors: Sequence[SourceTensor], staged: Path, *, quantize: bool, dtype: Dtype
 ) -> None:
-    from rich.console import Console
-    from rich.progress import track
-
     plan: dict[str, TensorPlan] = {}
     for tensor in tensors:
         plan |= plan_of(tensor, quantize=quantize, dtype=dtype)
     num_bytes = sum(tensor.num_bytes for tensor in plan.values())
     model_dir.require_disk(staged, num_bytes, "importing this model")
     with SafetensorsWriter(staged / "model.safetensors", plan) as writer:
-        console = Console(stderr=True)
-        silent = not console.is_terminal
-        for tensor in track(tensors, "Importing", console=console, transient=True, disable=silent):
+        for tensor in bar.track(tensors, "Importing"):
             if not quantize:
                 write_plain(writer, tensor, dtype)
             elif tensor.name in TABLES:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from youtu_llm.engine.models.spec import Extension, ModelConfig
+from youtu_llm.engine.models.spec import Extension, Model, ModelConfig
 from youtu_llm.errors import ModelError
 from youtu_llm.ops.api import Rope
 
@@ -77,14 +77,15 @@ def plan(
 
 
 def build(
-    rope_plan: RopePlan, dim: int, *, interleaved: bool, device: torch.device | str = "cpu"
+    rope_plan: RopePlan, kind: type[Model], config: ModelConfig, device: torch.device
 ) -> Rope:
-    """Tables for every position, cos and sin [max_positions, dim / 2]."""
+    """A model's tables for every position, cos and sin [max_positions, dim / 2]."""
+    dim = kind.rope_dim(config)
     frequencies, factor = frequencies_of(rope_plan.parameters, dim, rope_plan.max_positions)
     positions = torch.arange(rope_plan.max_positions, dtype=torch.float32)
     angles = torch.outer(positions, frequencies)  # [positions, dim / 2]
     cos, sin = angles.cos() * factor, angles.sin() * factor
-    return Rope(cos.to(device), sin.to(device), interleaved)
+    return Rope(cos.to(device), sin.to(device), kind.rope_interleaved(config))
 
 
 def frequencies_of(

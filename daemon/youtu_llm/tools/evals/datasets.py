@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from youtu_llm.errors import InvalidRequest, NotFound
+from youtu_llm.manifest import sha256_of
 
 DATA_VARIABLE = "YOUTU_EVAL_DATA"
 DEFAULT_FOLDER = Path("~/.local/share/youtu/evals")
@@ -100,5 +101,5 @@ def digest(*paths: Path) -> str:
     """Names the contents of files."""
     sha = hashlib.sha256()
     for path in paths:
-        sha.update(hashlib.sha256(path.read_bytes()).digest())
+        sha.update(bytes.fromhex(sha256_of(path)))
     return sha.hexdigest()[:16]

@@ -36,15 +36,9 @@ class TeacherForced:
         _check_memory(checkpoint, ops.dtype, ops.device)
         kind = registry.find(config)
         rope_plan = rope.plan(config, kind.extension, long_context=False, max_tokens=0)
-        tables = rope.build(
-            rope_plan,
-            kind.rope_dim(config),
-            interleaved=kind.rope_interleaved(config),
-            device=ops.device,
-        )
         self.vocab_size = config.int("vocab_size")
         self.max_tokens = min(MAX_TOKENS, rope_plan.max_positions)
-        self._model = loader.load(checkpoint, ops, tables)
+        self._model = loader.load(checkpoint, ops, rope_plan)
         self._pages = list(range(-(-self.max_tokens // PAGE_SIZE)))
         self._cache = KVCache(
             kind.cache_spec(config), backend.cache_dtype, ops.device, len(self._pages)

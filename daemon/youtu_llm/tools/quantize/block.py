@@ -92,9 +92,7 @@ class BlockRunner:
         self._kind = registry.find(config)
         self._ops = _TappedOps()
         plan = rope.plan(config, self._kind.extension, long_context=False, max_tokens=sequence_len)
-        dim = self._kind.rope_dim(config)
-        interleaved = self._kind.rope_interleaved(config)
-        self._rope = rope.build(plan, dim, interleaved=interleaved, device=self._ops.device)
+        self._rope = rope.build(plan, self._kind, config, self._ops.device)
         self._cache_width = self._kind.cache_spec(config).width
 
     def run(self, tensors: Tensors, stream: Tensor, listener: Listener | None = None) -> Tensor:

@@ -23,12 +23,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from youtu_llm import atomicfile
+from youtu_llm import atomicfile, manifest
 from youtu_llm.engine.models.spec import ModelConfig
 from youtu_llm.errors import ModelError
 from youtu_llm.ops import awq
 from youtu_llm.text.tokenizer import Tokenizer
-from youtu_llm.tools import importer, model_dir
+from youtu_llm.tools import bar, importer, model_dir
 from youtu_llm.tools.checkpoint import Checkpoint, SourceTensor
 from youtu_llm.tools.quantize import calibration, rounding
 from youtu_llm.tools.quantize.block import BlockRunner, Collector, Stats, Tensors
@@ -91,23 +91,12 @@ class _Run:
         )
 
     def run(self, out: Path) -> Path:
-        from rich.console import Console
-        from rich.progress import track
-
         done = len(self.progress.reports)
         if not done:
             self.progress.start(self._embedded())
         stream = self.progress.stream()
-        console = Console(stderr=True)
-        for index in track(
-            range(done, self.num_blocks),
-            f"Quantising ({self.options.method})",
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            total=self.num_blocks,
-            completed=done,
-        ):
+        what = f"Quantising ({self.options.method})"
+        for index in bar.track(range(done, self.num_blocks), what, done=done):
             stream = self._block(index, stream)
         config = self._assemble()
         path = model_dir.install(
@@ -283,10 +272,7 @@ def _error(got: Tensor, wanted: Tensor) -> float:
 
 
 def _license(source: Path) -> str:
-    manifest = source / model_dir.MANIFEST
-    if not manifest.is_file():
-        return "unknown"
-    return str(json.loads(manifest.read_text(encoding="utf-8")).get("license", "unknown"))
+    return manifest.read(source).license if (source / manifest.MANIFEST).is_file() else "unknown"
 
 
 def _peak_memory_bytes() -> int:
