@@ -141,6 +141,7 @@ class ReferenceOps(Ops):
     ) -> Tensor:
         num_heads, head_dim = q.shape[1:]
         out = torch.empty_like(q)
+        q = q.to(_wide(q))
         for s, rows in enumerate(_rows(batch)):
             entries = _read(batch, s, cache, layer, q.dtype)  # [C, 2 * G * D]
             k, v = entries.view(len(entries), 2, -1, head_dim).unbind(1)  # [C, G, D]
@@ -162,14 +163,20 @@ class ReferenceOps(Ops):
         scale: float,
     ) -> Tensor:
         num_tokens, num_heads, _ = q.shape
-        w = self.dense(kv_b).view(num_heads, -1, kv_b.in_features)  # [H, nope + v, rank]
-        w_k, w_v = w[:, :-v_dim], w[:, -v_dim:]
         out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
+        q = q.to(_wide(q))
+        w = self.dense(kv_b).to(q.dtype).view(num_heads, -1, kv_b.in_features)  # [H, nope + v, R]
+        w_k, w_v = w[:, :-v_dim], w[:, -v_dim:]
         for s, rows in enumerate(_rows(batch)):
             entries = _read(batch, s, cache, layer, q.dtype)  # [C, rank + rope]
             attend = _mla_expanded if batch.query_lens[s] > MLA_EXPAND_MIN_TOKENS else _mla_absorbed
             out[rows] = attend(q[rows], entries, w_k, w_v, scale)
         return out.flatten(1)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """What attention computes in: scores of real models exceed float16."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _mla_absorbed(q: Tensor, entries: Tensor, w_k: Tensor, w_v: Tensor, scale: float) -> Tensor:
