@@ -63,6 +63,8 @@ struct AdvanceArgs {
   int64_t *ids, *positions, *slots;
   int32_t* context_len;
   const int64_t* next;
+  int64_t* found; /* [2, rows] */
+  int32_t* turn;
 };
 
 struct EmbedArgs {

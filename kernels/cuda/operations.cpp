@@ -167,9 +167,10 @@ int32_t youtu_argmax(int64_t* ids, const void* x, int32_t num_rows, int32_t n, v
 }
 
 int32_t youtu_advance(int64_t* ids, int64_t* positions, int64_t* slots, int32_t* context_len,
-                      const int64_t* next, int32_t num_rows, void* stream) {
+                      const int64_t* next, int64_t* found, int32_t* turn, int32_t num_rows,
+                      void* stream) {
   if (num_rows > 1024) return YOUTU_EINVAL;
-  const AdvanceArgs args = {ids, positions, slots, context_len, next};
+  const AdvanceArgs args = {ids, positions, slots, context_len, next, found, turn};
   return driver_launch(K_advance, {1}, num_rows, &args, stream);
 }
 

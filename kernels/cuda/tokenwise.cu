@@ -123,7 +123,10 @@ KERNEL argmax_take(const ArgmaxArgs a) {
 
 KERNEL advance(const AdvanceArgs a) {
   grid_wait();
-  const int i = threadIdx.x;
+  const int i = threadIdx.x, turn = *a.turn;
+  a.found[turn % 2 * blockDim.x + i] = a.next[i];
+  __syncthreads();
+  if (i == 0) *a.turn = turn + 1;
   if (a.slots[i] < 0) return;
   a.ids[i] = max(a.next[i], 0LL);  // whatever: a row that is no number ends its sequence
   a.positions[i]++, a.slots[i]++, a.context_len[i]++;

@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define YOUTU_KERNELS_ABI 3
+#define YOUTU_KERNELS_ABI 4
 #define YOUTU_OK 0
 #define YOUTU_EINVAL 1       /* a shape the kernel does not take */
 #define YOUTU_EUNSUPPORTED 2 /* the machine lacks what was asked for */
@@ -178,10 +178,11 @@ YOUTU_API int32_t youtu_argmax(int64_t* ids, const void* x, int32_t num_rows, in
                                void* stream);
 
 /* The inputs of a captured step become the next one's: the token that was found, one place further.
- * Rows without a slot stay as they are. */
+ * Rows without a slot stay as they are. found [2, rows], which may be page-locked memory of the
+ * host, gets the tokens too: row *turn % 2 of it, and *turn is one more then. */
 YOUTU_API int32_t youtu_advance(int64_t* ids, int64_t* positions, int64_t* slots,
-                                int32_t* context_len, const int64_t* next, int32_t num_rows,
-                                void* stream);
+                                int32_t* context_len, const int64_t* next, int64_t* found,
+                                int32_t* turn, int32_t num_rows, void* stream);
 
 /* youtu_mla_rope_cache of a latent whose first part is normalised with `norm` [rank] first. */
 YOUTU_API int32_t youtu_mla_norm_rope_cache(void* q, const void* latent, const void* norm,

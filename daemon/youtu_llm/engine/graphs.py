@@ -12,6 +12,7 @@ and is overwritten before it is read.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,15 +27,19 @@ SIZES = (1, 2, 4, 8)
 
 
 class _Inputs:
-    """A step's arguments in one pinned buffer and their copy on the device."""
+    """A step's arguments in one pinned buffer and their copy on the device.
+
+    `turn` counts the steps since, so that a step's tokens do not overwrite those of the one before.
+    """
 
     def __init__(self, rows: int, table_width: int, device: torch.device) -> None:
-        # In int32: token ids, positions and slots are int64, then lengths and tables.
-        size = 6 * rows + rows + rows * table_width
+        # In int32: token ids, positions and slots are int64, then lengths, tables and the turn.
+        size = 6 * rows + rows + rows * table_width + 1
         self._host = torch.zeros(size, dtype=torch.int32, pin_memory=True)
         self._device = torch.zeros(size, dtype=torch.int32, device=device)
         self._rows = rows
         self.on_device = self._split(self._device)
+        self.turn = self._device[-1:]
         # numpy writes lists into place in a microsecond.
         self._ids, self._positions, self._slots, self._lengths, self._tables = (
             part.numpy() for part in self._split(self._host)
@@ -44,7 +49,7 @@ class _Inputs:
     def _split(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         rows = self._rows
         wide = flat[: 6 * rows].view(torch.int64).view(3, rows)
-        lengths, tables = flat[6 * rows : 7 * rows], flat[7 * rows :]
+        lengths, tables = flat[6 * rows : 7 * rows], flat[7 * rows : -1]
         return wide[0], wide[1], wide[2], lengths, tables.view(rows, -1)
 
     def set(self, sequences: list[Sequence]) -> None:
@@ -67,9 +72,15 @@ class _Inputs:
 
 class _Graph:
     def __init__(
-        self, model: Model, cache: CacheStorage, rows: int, table_width: int, pool: Any
+        self,
+        model: Model,
+        cache: CacheStorage,
+        rows: int,
+        table_width: int,
+        pool: Any,
+        stream: torch.cuda.Stream,
     ) -> None:
-        device = model.ops.device
+        ops, device = model.ops, model.ops.device
         self.inputs = _Inputs(rows, table_width, device)
         self.inputs.set([])
         ids, positions, slots, lengths, tables = self.inputs.on_device
@@ -84,38 +95,39 @@ class _Graph:
             context_lens=(1,) * rows,  # whatever is on the device: kernels look there
         )
         self.batch = batch  # its tensors must outlive the graph
-        model.ops.argmax(model.forward(batch, cache))  # what is set up at the first call
+        # Kernels write here themselves: a copy between two steps would cost 40 us.
+        self._found = torch.zeros(2, rows, dtype=torch.int64, pin_memory=True)
+        self._done = (torch.cuda.Event(), torch.cuda.Event())
+        self._turn = 0  # as on the device, once what is under way is done
+        self._ahead: list[_Place] | None = None  # whose next tokens are under way
+        ops.argmax(model.forward(batch, cache))  # what is set up at the first call
         torch.cuda.synchronize()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        with torch.cuda.stream(stream):
+            # torch.cuda.graph would make a pool of streams, which takes 73 MB.
+            self._graph.capture_begin(pool=pool)
             self.logits = model.forward(batch, cache)  # [rows, vocab]
-            self.best = model.ops.argmax(self.logits)  # [rows]
-            model.ops.advance(batch, self.best)
-        self._results = [
-            (torch.zeros(rows, dtype=torch.int64, pin_memory=True), torch.cuda.Event())
-            for _ in range(2)
-        ]
-        self._ahead: list[_Place] | None = None  # whose next tokens are under way
+            self.best = ops.argmax(self.logits)  # [rows]
+            ops.advance(batch, self.best, self._found, self.inputs.turn)
+            self._graph.capture_end()
 
     def run(self, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
-        self.inputs.set(sequences)
+        self._start(sequences)
         self._ahead = None
-        self._graph.replay()
         return self.logits[: len(sequences)], self.best[: len(sequences)]
 
     def run_greedy(self, sequences: list[Sequence]) -> list[int]:
         places = [_place(seq) for seq in sequences]
         if self._ahead != places or not self.inputs.lists_pages_of(sequences):
-            self.inputs.set(sequences)
-            self._launch()
-        result, done = self._results[0]
+            self._start(sequences)
         self._ahead = None
+        turn = (self._turn - 1) % 2
         # The next page of a sequence is not known yet.
         go_on = all((place.position + 1) % PAGE_SIZE for place in places)
         if go_on:
             self._launch()
-        done.synchronize()
-        tokens: list[int] = result[: len(sequences)].tolist()
+        self._done[turn].synchronize()
+        tokens: list[int] = self._found[turn, : len(sequences)].tolist()
         if go_on:
             self._ahead = [
                 _Place(place.sequence, place.position + 1, token, place.slot + 1, place.length + 1)
@@ -123,13 +135,15 @@ class _Graph:
             ]
         return tokens
 
+    def _start(self, sequences: list[Sequence]) -> None:
+        self.inputs.set(sequences)
+        self._turn = 0
+        self._launch()
+
     def _launch(self) -> None:
-        """Replay, and fetch the tokens into results[0]; what was there moves to results[1]."""
-        self._results.reverse()
-        result, done = self._results[0]
         self._graph.replay()
-        result.copy_(self.best, non_blocking=True)
-        done.record()
+        self._done[self._turn % 2].record()
+        self._turn += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +170,14 @@ class DecodeGraphs:
     def __init__(
         self, model: Model, cache: CacheStorage, *, max_num_seqs: int, max_pages: int
     ) -> None:
-        pool = torch.cuda.graph_pool_handle()
+        pool, stream = torch.cuda.graph_pool_handle(), _new_stream()
         enough = next((size for size in SIZES if size >= max_num_seqs), SIZES[-1])
         sizes = [size for size in SIZES if size <= enough]
         with model.ops.shared_logits():
             # The largest first: the others fit into its memory.
             self._graphs = {
-                size: _Graph(model, cache, size, max_pages, pool) for size in reversed(sizes)
+                size: _Graph(model, cache, size, max_pages, pool, stream)
+                for size in reversed(sizes)
             }
         self.max_rows = sizes[-1]
 
@@ -179,3 +194,12 @@ class DecodeGraphs:
 
     def _of(self, sequences: list[Sequence]) -> _Graph:
         return self._graphs[next(size for size in SIZES if size >= len(sequences))]
+
+
+def _new_stream() -> torch.cuda.Stream:
+    """A stream to capture on, and nothing else: PyTorch's come by the dozen."""
+    address = ctypes.c_void_p()
+    status = torch.cuda.cudart().cudaStreamCreate(ctypes.addressof(address))
+    torch.cuda.check_error(status)
+    assert address.value is not None
+    return torch.cuda.ExternalStream(address.value)

@@ -297,9 +297,11 @@ class Ops(abc.ABC):
         """
         raise NotImplementedError
 
-    def advance(self, batch: Batch, token_ids: Tensor) -> None:
+    def advance(self, batch: Batch, token_ids: Tensor, found: Tensor, turn: Tensor) -> None:
         """Make a batch of single rows the next step's, in place: one token [T] further.
 
-        Rows without a slot (-1) stay. Only for backends that can capture.
+        Rows without a slot (-1) stay. The host finds the tokens in row `turn` % 2 of found
+        [2, T] int64, in pinned memory; turn [1] int32 then is one more. Only for backends that can
+        capture.
         """
         raise NotImplementedError

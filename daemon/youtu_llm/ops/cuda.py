@@ -117,13 +117,15 @@ class CudaOps(NativeOps):
         native.check(status, "argmax")
         return ids
 
-    def advance(self, batch: Batch, token_ids: Tensor) -> None:
+    def advance(self, batch: Batch, token_ids: Tensor, found: Tensor, turn: Tensor) -> None:
         status = self._lib.youtu_advance(
             batch.token_ids.data_ptr(),
             batch.positions.data_ptr(),
             batch.slots.data_ptr(),
             batch.context_len.data_ptr(),
             token_ids.data_ptr(),
+            found.data_ptr(),
+            turn.data_ptr(),
             batch.num_tokens,
             self._stream(),
         )

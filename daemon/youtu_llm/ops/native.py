@@ -13,7 +13,7 @@ from typing import Any
 import youtu_llm
 from youtu_llm.errors import ModelError, ResourceError
 
-ABI = 3
+ABI = 4
 SYSTEM_DIR = Path("/usr/lib/youtu")
 FLOAT32, FLOAT16 = 0, 1
 FEW_ROWS = 32
@@ -73,7 +73,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
     "youtu_int4_gated": (_I, (_P, _P, _P, _P, _I, _I, _I, _I, _L, _P)),
     "youtu_argmax": (_I, (_P, _P, _I, _I, _P)),
-    "youtu_advance": (_I, (_P, _P, _P, _P, _P, _I, _P)),
+    "youtu_advance": (_I, (_P, _P, _P, _P, _P, _P, _P, _I, _P)),
     "youtu_mla_norm_rope_cache": (
         _I,
         (_P, _P, _P, _L, _P, _P, _I, _I, _STEP, _I, _I, _I, _F, _P),
