@@ -129,6 +129,30 @@ def test_argmax_knows_what_is_no_number(ops: CudaOps) -> None:
     assert ops.argmax(x).tolist() == [-1, -1, -1, int(x[3].argmax())]
 
 
+def test_advance(ops: CudaOps) -> None:
+    """Three steps of two rows, the second of which is not used."""
+    data = cases.paged([(1, 5), (1, 9)], 64, torch.float16)
+    batch = dataclasses.replace(
+        data.batch,
+        token_ids=torch.tensor([3, 4], device=DEVICE),
+        positions=torch.tensor([4, 8], device=DEVICE),
+        slots=torch.tensor([260, -1], device=DEVICE),
+        context_len=torch.tensor([5, 0], dtype=torch.int32, device=DEVICE),
+    )
+    found = torch.zeros(2, 2, dtype=torch.int64, pin_memory=True)
+    turn = torch.zeros(1, dtype=torch.int32, device=DEVICE)
+    for step, token in enumerate((70, 80, -1), start=1):
+        ops.advance(batch, torch.tensor([token, 5], device=DEVICE), found, turn)
+        torch.cuda.synchronize()
+        assert found[(step - 1) % 2].tolist() == [token, 5]
+        assert turn.tolist() == [step]
+        assert batch.token_ids.tolist() == [max(token, 0), 4]
+        assert batch.positions.tolist() == [4 + step, 8]
+        assert batch.slots.tolist() == [260 + step, -1]
+        assert batch.context_len.tolist() == [5 + step, 0]
+    assert found[1].tolist() == [80, 5]
+
+
 def test_dense_linear(ops: CudaOps) -> None:
     w, b, x = randn(24, 40), randn(24), randn(3, 40)
     y = ops.linear(x.to(DEVICE), ops.prepare_linear(DenseWeight(w, b)))

@@ -29,6 +29,7 @@ NUM_SESSIONS = 40  # more than the daemon keeps
 @pytest.fixture
 def daemon(start: Start) -> Daemon:
     system = {"system_prompt": "你是车载语音助手。请用简短的中文回答。"}
+    # Few pages, so that `fill` fills them.
     model = {"name": str(paths.models_dir() / MODEL), "kv_cache_max_page": 16}
     return start("--real", model=model, text=system)
 
@@ -87,7 +88,7 @@ def test_mixed_traffic(daemon: Daemon, report: Report) -> None:
     over.set()
     for thread in threads:
         thread.join()
-    settled = [row for row in rows if row[0] > seconds / 3600 / 5]
+    settled = [row for row in rows if row[0] > seconds / 3600 / 5]  # buffers grow to their sizes
     service_mb, engine_mb = ([row[column] for row in settled] for column in (1, 2))
     report(
         f"{seconds:.0f} s of mixed traffic, {counts}: per hour, service RSS"

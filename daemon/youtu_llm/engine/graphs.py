@@ -13,6 +13,7 @@ and is overwritten before it is read.
 from __future__ import annotations
 
 import ctypes
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,8 @@ SIZES = (1, 2, 4, 8)
 class _Inputs:
     """A step's arguments in one pinned buffer and their copy on the device.
 
-    `turn` counts the steps since, so that a step's tokens do not overwrite those of the one before.
+    `turn` counts the steps since the copy, so that a step's tokens do not overwrite those of the
+    one before.
     """
 
     def __init__(self, rows: int, table_width: int, device: torch.device) -> None:
@@ -63,7 +65,7 @@ class _Inputs:
             if seq.pages != self._pages[row]:
                 self._tables[row, : len(seq.pages)] = seq.pages
                 self._pages[row] = list(seq.pages)
-        # The copy before this one is over: token ids that came after it were read back.
+        # The copy before this one is over: a step that came after it has been waited for.
         self._device.copy_(self._host, non_blocking=True)
 
     def lists_pages_of(self, sequences: list[Sequence]) -> bool:
@@ -104,16 +106,17 @@ class _Graph:
         torch.cuda.synchronize()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(stream):
-            # torch.cuda.graph would make a pool of streams, which takes 73 MB.
+            # Older torch.cuda.graph makes a stream even if it is given one.
             self._graph.capture_begin(pool=pool)
-            self.logits = model.forward(batch, cache)  # [rows, vocab]
-            self.best = ops.argmax(self.logits)  # [rows]
-            ops.advance(batch, self.best, self._found, self.inputs.turn)
-            self._graph.capture_end()
+            try:
+                self.logits = model.forward(batch, cache)  # [rows, vocab]
+                self.best = ops.argmax(self.logits)  # [rows]
+                ops.advance(batch, self.best, self._found, self.inputs.turn)
+            finally:
+                self._graph.capture_end()
 
     def run(self, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
         self._start(sequences)
-        self._ahead = None
         return self.logits[: len(sequences)], self.best[: len(sequences)]
 
     def run_greedy(self, sequences: list[Sequence]) -> list[int]:
@@ -136,6 +139,7 @@ class _Graph:
         return tokens
 
     def _start(self, sequences: list[Sequence]) -> None:
+        self._ahead = None
         self.inputs.set(sequences)
         self._turn = 0
         self._launch()
@@ -173,6 +177,8 @@ class DecodeGraphs:
         pool, stream = torch.cuda.graph_pool_handle(), _new_stream()
         enough = next((size for size in SIZES if size >= max_num_seqs), SIZES[-1])
         sizes = [size for size in SIZES if size <= enough]
+        # While this stream captures, what frees pinned memory would spoil it.
+        gc.collect()
         with model.ops.shared_logits():
             # The largest first: the others fit into its memory.
             self._graphs = {
@@ -197,9 +203,12 @@ class DecodeGraphs:
 
 
 def _new_stream() -> torch.cuda.Stream:
-    """A stream to capture on, and nothing else: PyTorch's come by the dozen."""
-    address = ctypes.c_void_p()
-    status = torch.cuda.cudart().cudaStreamCreate(ctypes.addressof(address))
+    """A stream to capture on, for the life of the process.
+
+    PyTorch's own come as a pool of them, which takes 73 MB of the device.
+    """
+    handle = ctypes.c_void_p()
+    status = torch.cuda.cudart().cudaStreamCreate(ctypes.addressof(handle))
     torch.cuda.check_error(status)
-    assert address.value is not None
-    return torch.cuda.ExternalStream(address.value)
+    assert handle.value is not None
+    return torch.cuda.ExternalStream(handle.value)

@@ -141,9 +141,9 @@ class ReferenceOps(Ops):
     ) -> Tensor:
         num_heads, head_dim = q.shape[1:]
         out = torch.empty_like(q)
-        q = q.to(_wide(q))
+        q = q.float()  # scores of real models exceed float16
         for s, rows in enumerate(_rows(batch)):
-            entries = _read(batch, s, cache, layer, q.dtype)  # [C, 2 * G * D]
+            entries = _read(batch, s, cache, layer)  # [C, 2 * G * D]
             k, v = entries.view(len(entries), 2, -1, head_dim).unbind(1)  # [C, G, D]
             groups = num_heads // k.shape[1]
             k = k.repeat_interleave(groups, dim=1)
@@ -164,19 +164,14 @@ class ReferenceOps(Ops):
     ) -> Tensor:
         num_tokens, num_heads, _ = q.shape
         out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
-        q = q.to(_wide(q))
-        w = self.dense(kv_b).to(q.dtype).view(num_heads, -1, kv_b.in_features)  # [H, nope + v, R]
+        q = q.float()
+        w = self.dense(kv_b).float().view(num_heads, -1, kv_b.in_features)  # [H, nope + v, R]
         w_k, w_v = w[:, :-v_dim], w[:, -v_dim:]
         for s, rows in enumerate(_rows(batch)):
-            entries = _read(batch, s, cache, layer, q.dtype)  # [C, rank + rope]
+            entries = _read(batch, s, cache, layer)  # [C, rank + rope]
             attend = _mla_expanded if batch.query_lens[s] > MLA_EXPAND_MIN_TOKENS else _mla_absorbed
             out[rows] = attend(q[rows], entries, w_k, w_v, scale)
         return out.flatten(1)
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """What attention computes in: scores of real models exceed float16."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _mla_absorbed(q: Tensor, entries: Tensor, w_k: Tensor, w_v: Tensor, scale: float) -> Tensor:
@@ -203,7 +198,7 @@ def _causal_softmax(scores: Tensor) -> Tensor:
     """[H, t, C] -> probabilities; row i of t sees the first C - t + i + 1 tokens."""
     t, c = scores.shape[1:]
     mask = torch.ones(t, c, dtype=torch.bool, device=scores.device).tril(c - t)
-    return scores.float().masked_fill(~mask, float("-inf")).softmax(-1).to(scores.dtype)
+    return scores.masked_fill(~mask, float("-inf")).softmax(-1)
 
 
 def _rotate(x: Tensor, rope: Rope, positions: Tensor) -> Tensor:
@@ -242,9 +237,9 @@ def _write(entry: Tensor, batch: Batch, cache: CacheStorage, layer: int) -> None
         start += run
 
 
-def _read(batch: Batch, s: int, cache: CacheStorage, layer: int, dtype: torch.dtype) -> Tensor:
-    """The visible cache entries of sequence s, [context, width]."""
+def _read(batch: Batch, s: int, cache: CacheStorage, layer: int) -> Tensor:
+    """The visible cache entries of sequence s, float32 [context, width]."""
     length = batch.context_lens[s]
     num_pages = -(-length // PAGE_SIZE)
     pages = [cache.pages[p] for p in batch.page_table[s, :num_pages].tolist()]
-    return torch.cat([p[layer] for p in pages if p is not None])[:length].to(dtype)
+    return torch.cat([p[layer] for p in pages if p is not None])[:length].float()

@@ -44,6 +44,11 @@ def check(quantization: dict[str, Any], path: object) -> None:
                 f"{path}: {FORMAT} weights with {key} {weights.get(key)!r} are not supported,"
                 f" only {wanted!r}: take the unquantised model"
             )
+    if weights.get("actorder") not in (None, False, "weight", "static"):
+        raise ModelError(
+            f"{path}: {FORMAT} weights in another order of their columns (actorder"
+            f" {weights['actorder']!r}) are not supported: take the unquantised model"
+        )
     if schemes[0].get("input_activations"):
         raise ModelError(f"{path}: quantised activations are not supported, only weights")
 

@@ -101,13 +101,18 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, backend: Backend) -> None:
 
 def test_only_what_belongs_together_is_compared(tmp_path: Path, backend: Backend) -> None:
     size = len(DATA["tokens"])
-    for name, vocab_size in (("a", size), ("b", size + 32)):
+    for name, vocab_size in (("a", size), ("more", size + 32), ("unmerged", size)):
         tiny.make("qwen2", tmp_path / name, vocab_size=vocab_size)
         write_sample_tokenizer(tmp_path / name)
-    documents = [Document("one", "english", "a b c")]
+    tokenizer = tmp_path / "unmerged" / "tokenizer.json"
+    data = json.loads(tokenizer.read_text())
+    data["model"]["merges"] = []
+    tokenizer.write_text(json.dumps(data))
+    documents = [Document("one", "chinese", "今天天气很好，我们去公园玩。")]
     with Results(tmp_path / "r.jsonl", {}) as results:
-        with pytest.raises(ModelError, match="made from"):
-            divergence.run(tmp_path / "a", tmp_path / "b", documents, results, backend)
+        for other, words in (("more", f"has {size} tokens"), ("unmerged", "other tokens of")):
+            with pytest.raises(ModelError, match=words):
+                divergence.run(tmp_path / "a", tmp_path / other, documents, results, backend)
         assert results.rows == []
 
 

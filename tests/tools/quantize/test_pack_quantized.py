@@ -93,7 +93,12 @@ def test_converted_value_by_value(tmp_path: Path, symmetric: bool) -> None:
 
 @pytest.mark.parametrize(
     ("scheme", "words"),
-    [({"num_bits": 8}, "num_bits 8"), ({"strategy": "channel"}, "strategy 'channel'")],
+    [
+        ({"num_bits": 8}, "num_bits 8"),
+        ({"strategy": "channel"}, "strategy 'channel'"),
+        ({"actorder": "group"}, "actorder 'group'"),
+        ({"actorder": True}, "actorder True"),
+    ],
 )
 def test_others_are_refused_by_name(tmp_path: Path, scheme: dict[str, Any], words: str) -> None:
     make(tmp_path / "packed", **scheme)

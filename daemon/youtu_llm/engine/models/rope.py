@@ -79,10 +79,13 @@ def plan(
 def build(
     rope_plan: RopePlan, kind: type[Model], config: ModelConfig, device: torch.device
 ) -> Rope:
-    """A model's tables for every position, cos and sin [max_positions, dim / 2]."""
+    """A model's tables for every position, cos and sin [max_positions + 1, dim / 2].
+
+    One more, for a captured step that is computed ahead and then dropped.
+    """
     dim = kind.rope_dim(config)
     frequencies, factor = frequencies_of(rope_plan.parameters, dim, rope_plan.max_positions)
-    positions = torch.arange(rope_plan.max_positions, dtype=torch.float32)
+    positions = torch.arange(rope_plan.max_positions + 1, dtype=torch.float32)
     angles = torch.outer(positions, frequencies)  # [positions, dim / 2]
     cos, sin = angles.cos() * factor, angles.sin() * factor
     return Rope(cos.to(device), sin.to(device), kind.rope_interleaved(config))

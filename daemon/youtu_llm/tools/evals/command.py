@@ -173,6 +173,10 @@ def _measure(args: argparse.Namespace, reference: str | None) -> None:
         finally:
             if results.rows:
                 print(divergence.report(results.rows, with_reference=bool(reference)))
+                known = {row["id"] for row in results.rows}
+                num_measured = sum(document.id in known for document in held_out.documents)
+                if num_measured < len(held_out.documents):
+                    print(f"{num_measured} of {len(held_out.documents)} documents are measured")
                 print(f"every document: {out} (computed by: {backend.ops.name})")
 
 

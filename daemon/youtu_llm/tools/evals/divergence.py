@@ -40,7 +40,12 @@ def run(
     on_progress(done, len(documents))
     if not left:
         return
-    tokenizer = Tokenizer.load(model_dir)
+    texts = _encode_all(left, model_dir)
+    if reference_dir and _encode_all(left, reference_dir) != texts:
+        raise ModelError(
+            f"{model_dir} and {reference_dir} make other tokens of the same text: a model is"
+            " compared with the one it was made from"
+        )
     model = TeacherForced(model_dir, backend)
     reference = TeacherForced(reference_dir, backend) if reference_dir else None
     if reference and reference.vocab_size != model.vocab_size:
@@ -49,12 +54,16 @@ def run(
             f" {reference.vocab_size}: a model is compared with the one it was made from"
         )
     max_tokens = min(each.max_tokens for each in (model, reference) if each)
-    for document in left:
-        ids, first = encode(document, tokenizer)
+    for document, (ids, first) in zip(left, texts, strict=True):
         sums = measure(ids[:max_tokens], first, model, reference)
         results.add({"id": document.id, "domain": document.domain, **asdict(sums)})
         done += 1
         on_progress(done, len(documents))
+
+
+def _encode_all(documents: Sequence[Document], model_dir: Path) -> list[tuple[list[int], int]]:
+    tokenizer = Tokenizer.load(model_dir)
+    return [encode(document, tokenizer) for document in documents]
 
 
 def identity(model_dir: Path) -> str:

@@ -74,6 +74,7 @@ class _Run:
     def __init__(self, checkpoint: Checkpoint, source: Path, work: Path, options: Options) -> None:
         self.source, self.work, self.options = source, work, options
         self.checkpoint = checkpoint
+        self.license_name = _license(source)
         self.config = ModelConfig(checkpoint.config(), str(source))
         self.tensors = {tensor.name: tensor for tensor in checkpoint.tensors()}
         self.num_blocks = self.config.int("num_hidden_layers")
@@ -104,7 +105,7 @@ class _Run:
             out.parent,
             out.name,
             source=f"quantize:{self.source.name}",
-            license_name=_license(self.source),
+            license_name=self.license_name,
             quantization=config["quantization_config"]["quant_method"],
         )
         # Beside the manifest's files: times differ from run to run, the model does not.
