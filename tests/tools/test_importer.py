@@ -132,6 +132,8 @@ def test_awq_is_taken_as_it_is(gguf_file: Path, tmp_path: Path) -> None:
     copy = import_model(ours, models_dir=tmp_path, name="copy")
     assert (copy / "model.safetensors").read_bytes() == (ours / "model.safetensors").read_bytes()
     assert model_dir.verify(copy, full=True).quantization == "awq"
+    with pytest.raises(ModelError, match="leave out --dtype"):
+        import_model(ours, models_dir=tmp_path, name="plain", quantize=False)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_a_gguf_that_is_not_understood_is_refused(gguf_file: Path, tmp_path: Pat
     whole = gguf_file.read_bytes()
     for length in (100, len(whole) // 4, len(whole) - 5000):
         (tmp_path / "cut.gguf").write_bytes(whole[:length])
-        with pytest.raises(ModelError, match="not a whole GGUF file"):
+        with pytest.raises(ModelError, match="no GGUF file, or cut short"):
             import_model(tmp_path / "cut.gguf", models_dir=tmp_path)
     other = tmp_path / "other.gguf"
     tiny_gguf.write(other, tiny_gguf.weights(), architecture="mamba")

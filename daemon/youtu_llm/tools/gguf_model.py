@@ -76,7 +76,7 @@ class GgufCheckpoint:
         try:
             self.reader = GGUFReader(path)
         except (ValueError, IndexError) as error:  # a truncated file ends in the middle of a field
-            raise ModelError(f"{path} is not a whole GGUF file: {error}") from error
+            raise ModelError(f"{path} is no GGUF file, or cut short: get it again") from error
         name = self.field("general.architecture")
         if name not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)

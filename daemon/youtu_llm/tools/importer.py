@@ -48,8 +48,7 @@ def import_model(
     model of that name is replaced only when `verify` finds it broken. Raises ModelError for
     what is not understood and ResourceError when the disk has too little room.
     """
-    if not source.exists():
-        raise ModelError(f"{source} does not exist")
+    _require(source)
     name = model_dir.check_name(name or _name_of(source))
     if is_sound(models_dir / name):
         raise ModelError(f"{models_dir / name} exists: remove it first, or choose another name")
@@ -109,9 +108,13 @@ def build(
 
 def open_checkpoint(source: Path) -> Checkpoint:
     """Raises ModelError for what is neither a model directory nor a GGUF file."""
-    if not source.exists():
-        raise ModelError(f"{source} does not exist")
+    _require(source)
     return HfCheckpoint(source) if source.is_dir() else GgufCheckpoint(source)
+
+
+def _require(source: Path) -> None:
+    if not source.exists():
+        raise ModelError(f"{source} does not exist: give a .gguf file or a directory")
 
 
 def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dict[str, Any]:
@@ -120,6 +123,8 @@ def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dic
     config = checkpoint.config()
     ready = checkpoint.ready_files()
     if ready:
+        if not quantize:
+            raise ModelError(f"{source} is quantised already and stays as it is: leave out --dtype")
         num_bytes = sum(file.stat().st_size for file in ready)
         model_dir.require_disk(staged, num_bytes, f"copying {source}")
         for file in ready:

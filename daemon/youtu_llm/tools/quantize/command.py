@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from youtu_llm import paths
+
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, metavar="MODEL", help="model directory or .gguf file")
+    parser.add_argument(
+        "path", type=Path, metavar="MODEL", help="a model's name, directory or .gguf file"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to make it")
     parser.add_argument(
         "--method",
@@ -61,4 +65,7 @@ def run(args: argparse.Namespace) -> None:
         int8_head=args.head == "int8",
         calibration_files=tuple(args.calib) or calibration.DEFAULT_FILES,
     )
-    print(run.quantize(args.path, args.out.resolve(), options))
+    path: Path = args.path
+    if not path.exists() and len(path.parts) == 1:
+        path = paths.models_dir() / path
+    print(run.quantize(path, args.out.resolve(), options))
