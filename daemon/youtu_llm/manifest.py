@@ -91,7 +91,9 @@ class Check:
         """Raises ModelError."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         self._digests = None
+        self.digest = ""  # names all files together; empty without a manifest
         if (model_dir / MANIFEST).exists():
+            self.digest = sha256_of(model_dir / MANIFEST)
             manifest = read(model_dir)
             check_sizes(model_dir, manifest)
             self._digests = self._pool.submit(check_digests, model_dir, manifest)

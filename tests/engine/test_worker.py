@@ -15,7 +15,7 @@ import pytest
 
 from tests import test_manifest
 from tests.engine import tiny
-from youtu_llm import protocol
+from youtu_llm import manifest, protocol
 from youtu_llm.protocol import (
     Abort,
     Add,
@@ -139,6 +139,13 @@ def test_a_missing_model_is_fatal_and_does_not_heal(engine: Engine, tmp_path: Pa
     assert not fatal.heals
     assert "youtu pull" in fatal.message
     assert engine.process.wait(10) == 1
+
+
+def test_a_model_is_named_by_its_manifest(engine: Engine, tmp_path: Path) -> None:
+    tiny.make("llama", tmp_path)
+    test_manifest.write(tmp_path)
+    engine.send(Configure(tiny.engine_config(tmp_path)))
+    assert engine.hello().model_digest == manifest.sha256_of(tmp_path / manifest.MANIFEST)
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "a missing shard"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -88,6 +89,12 @@ def test_two_daemons_are_paired(start: Callable[..., Daemon], gsm8k: Path, tmp_p
         with pytest.raises(InvalidRequest, match="told apart"):
             asking.ask_all([models[0], models[0]], questions, results, concurrency=1)
     assert "+0.00 [" in asking.report(results.rows, models[0].name)
+    changed = dataclasses.replace(models[0], digest="another")
+    with (
+        Results(tmp_path / "r.jsonl", {}) as results,
+        pytest.raises(InvalidRequest, match="answers of another model"),
+    ):
+        asking.ask_all([changed], questions, results, concurrency=1)
 
 
 def test_an_answer_that_fails_ends_the_run(start: Callable[..., Daemon], tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_completions(client: openai.OpenAI) -> None:
 def test_models(client: openai.OpenAI) -> None:
     (model,) = client.models.list().data
     assert model.model_dump()["max_model_len"] == 2048
-    assert model.model_dump()["meta"] == {"n_ctx": 2048}
+    assert model.model_dump()["meta"] == {"n_ctx": 2048, "digest": None}
 
 
 def test_errors_have_the_client_s_types(client: openai.OpenAI) -> None:
@@ -104,6 +104,12 @@ def test_what_it_cannot_do_is_refused_by_name(daemon: Daemon, field: str, value:
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == field
     assert "not supported by this version" in answer.json()["error"]["message"]
+
+
+def test_completions_has_no_logprobs_not_even_zero(daemon: Daemon) -> None:
+    answer = daemon.http.post("/v1/completions", json={"prompt": "a", "logprobs": 0})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "logprobs"
 
 
 def test_an_error_after_the_start_travels_in_the_stream_and_nothing_follows(daemon: Daemon) -> None:

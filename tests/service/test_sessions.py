@@ -87,6 +87,8 @@ def test_what_was_not_heard_is_forgotten(daemon: Daemon) -> None:
     # an answer that is complete may be cut too: speech lags behind text
     late = daemon.http.post("/sessions/cut/interrupt", json={"spoken_chars": 2}).json()
     assert (late["interrupted"], late["kept_text"]) == (False, "ag")
+    bare = daemon.http.post("/sessions/cut/interrupt").json()
+    assert bare["kept_text"] == "ag", "no body, nothing more is cut"
     assert daemon.http.post("/sessions/none/interrupt", json={}).status_code == 404
 
 

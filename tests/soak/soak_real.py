@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 from harness import Daemon, events
 
+from tests.test_manifest import DAMAGES
 from youtu_llm import paths
 
 Start = Callable[..., Daemon]
@@ -61,6 +64,30 @@ def test_barge_in(daemon: Daemon, report: Report) -> None:
     for ms, step_ms, new, _ in rows:
         assert ms <= step_ms + 50
         assert new <= 24  # «不，去机场。» with its marks, and the last token said
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_model(start: Start, tmp_path: Path, report: Report, damage: str) -> None:
+    folder = tmp_path / MODEL
+    shutil.copytree(paths.models_dir() / MODEL, folder)
+    daemon = start("--real", model={"name": str(folder)})
+    DAMAGES[damage](folder / "model.safetensors")
+    daemon.restart()
+    found_at = time_of("ERROR engine: ", daemon.log)
+    late_ms = (time_of(": failed: ", daemon.log) - found_at) * 1e3
+    report(f"{damage} of a model: failed {late_ms:.0f} ms after it was found")
+    assert late_ms <= 1000
+    health = daemon.wait_for("failed")
+    assert "its SHA-256" in health["reason"]
+    assert health["engine"]["restarts"] == 0
+
+
+def time_of(words: str, log: Path) -> float:
+    over = time.monotonic() + 60
+    while words not in log.read_text():
+        assert time.monotonic() < over, log.read_text()
+        time.sleep(0.002)
+    return time.monotonic()
 
 
 def test_mixed_traffic(daemon: Daemon, report: Report) -> None:

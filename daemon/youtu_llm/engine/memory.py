@@ -46,8 +46,8 @@ class EnginePlan:
         lines = [f"{name:<16}{_gib(size):>10}  {note}".rstrip() for name, size, note in rows]
         bounds = ", ".join(f"{name} {pages}" for name, pages in self.bounds)
         lines.append(f"pages limited by {self.limit_by} (bounds: {bounds})")
-        spare = f"{self.pinned_pages} pages for the system prompt, 1 to copy shared ones"
-        lines.append(f"context {self.max_model_len} tokens (besides {spare})")
+        spare = f"{self.pinned_pages} for the system prompt, 1 to copy shared ones"
+        lines.append(f"context {self.max_model_len} tokens (pages besides it: {spare})")
         return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 import torch
 
@@ -146,7 +147,7 @@ class Worker:
         finally:
             # Of a damaged file it says more than who tripped over it.
             check.finish(lambda: self._heartbeat("loading", progress=1.0))
-        self._link.send(hello)
+        self._link.send(msgspec.structs.replace(hello, model_digest=check.digest))
         return core
 
     def _build(self, config: EngineConfig) -> tuple[Core, Hello]:

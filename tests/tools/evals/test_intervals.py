@@ -45,4 +45,6 @@ def test_a_mean_over_documents() -> None:
         plain.high
     )
     assert intervals.mean([1.0, 6.0], [1, 3]).value == 7 / 4
-    assert intervals.mean([1.0], [4]).high == math.inf
+    alone = intervals.mean([1.0], [4])
+    assert alone.high == math.inf
+    assert (str(alone), alone.percent()) == ("0.2500", "25.00")

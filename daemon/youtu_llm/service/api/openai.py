@@ -48,14 +48,16 @@ class OpenAIRoutes:
         return await self._answer(request, body, ask, _TextShape)
 
     async def models(self, request: web.Request) -> web.StreamResponse:
-        n_ctx = self._status.hello.max_model_len if self._status.hello else None
+        hello = self._status.hello
+        n_ctx = hello.max_model_len if hello else None
+        digest = (hello.model_digest if hello else "") or None
         model = {
             "id": self._pipeline.settings.model.name,
             "object": "model",
             "created": self._started_at,
             "owned_by": "youtu",
             "max_model_len": n_ctx,
-            "meta": {"n_ctx": n_ctx},
+            "meta": {"n_ctx": n_ctx, "digest": digest},
         }
         return json_response({"object": "list", "data": [model]})
 

@@ -117,8 +117,13 @@ def _refuse_unserved(value: Any) -> None:
         raise ValueError("is not supported by this version: leave it out")
 
 
+def _refuse_zero_too(value: Any) -> None:
+    _refuse_unserved(value is not None and value is not False)
+
+
 # OpenAI's own fields that would change the answer; unlike unknown ones they are not ignored.
 Unserved = Annotated[None, BeforeValidator(_refuse_unserved)]
+UnservedEvenZero = Annotated[None, BeforeValidator(_refuse_zero_too)]
 
 
 class StreamOptions(OpenAIBody):
@@ -138,7 +143,7 @@ class OpenAISampling(SamplingBody):
     stop: StopString | StopStrings | None = None
     response_format: ResponseFormat | None = None
     ignore_eos: bool = False  # ours
-    logprobs: Unserved = None
+    logprobs: UnservedEvenZero = None  # a number on /v1/completions: 0 asks for the token's own
     logit_bias: Unserved = None
     presence_penalty: Unserved = None
     frequency_penalty: Unserved = None
@@ -175,7 +180,8 @@ class ProfileBody(Body):
 
 
 class InterruptBody(Body):
-    """POST /sessions/{id}/interrupt. Without `spoken_chars` all that was sent was heard."""
+    """POST /sessions/{id}/interrupt, where a body may be left out. Without `spoken_chars` all that
+    was sent was heard."""
 
     spoken_chars: Annotated[int, Field(ge=0, le=MAX_BODY_BYTES)] | None = None
 

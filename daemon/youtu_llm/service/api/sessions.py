@@ -38,7 +38,9 @@ class SessionRoutes:
         return json_response({"sessions": rows})
 
     async def interrupt(self, request: web.Request) -> web.StreamResponse:
-        body = await read_body(request, InterruptBody)
+        body = InterruptBody()
+        if request.body_exists:
+            body = await read_body(request, InterruptBody)
         session = self._pipeline.sessions.get(request.match_info["id"])
         interrupted = session.interrupt(body.spoken_chars)
         return json_response(

@@ -32,15 +32,17 @@ GREEDY = {
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A daemon and the name of the model it serves."""
+    """A daemon and the model it serves."""
 
     daemon: Daemon
     name: str
+    digest: str | None  # of its files; None for a directory that youtu did not make
 
     @classmethod
     def of(cls, daemon: Daemon) -> Model:
         try:
-            return cls(daemon, daemon.call("GET", "/v1/models")["data"][0]["id"])
+            model = daemon.call("GET", "/v1/models")["data"][0]
+            return cls(daemon, model["id"], model["meta"]["digest"])
         except (LookupError, TypeError) as error:
             raise Unreachable(f"{daemon.host} does not say which model it serves") from error
 
@@ -61,6 +63,12 @@ def ask_all(
         raise InvalidRequest(
             f"both daemons serve {models[0].name}: their answers could not be told apart"
         )
+    for row in results.rows:
+        if any(row["model"] == m.name and row["digest"] != m.digest for m in models):
+            raise InvalidRequest(
+                f"{results.path} has answers of another model that was named {row['model']}:"
+                " choose another file by --out, or remove it"
+            )
     known = {(row["model"], row["id"]) for row in results.rows}
     # Question by question: what there is after a kill can be paired.
     jobs = [(m, q) for q in questions for m in models if (m.name, q.id) not in known]
@@ -88,6 +96,7 @@ def _answer(model: Model, question: Question, stopped: threading.Event) -> Row:
     return {
         "id": question.id,
         "model": model.name,
+        "digest": model.digest,
         "right": verdict.passed,
         "why": verdict.why,
         "finish_reason": done["finish_reason"],

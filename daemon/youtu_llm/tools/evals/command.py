@@ -139,11 +139,11 @@ def _measure(args: argparse.Namespace, reference: str | None) -> None:
     from youtu_llm.tools.evals import datasets, divergence, texts
     from youtu_llm.tools.evals.results import Results
 
+    folders = [_model_dir(name) for name in (args.model, reference) if name]
     if args.file:
         held_out = texts.of_file(args.file, args.limit)
     else:
         held_out = texts.held_out(datasets.folder(args.data), args.domain or DOMAINS, args.limit)
-    folders = [_model_dir(name) for name in (args.model, reference) if name]
     backend = backends.choose(
         EngineConfig(
             str(folders[0]), device=args.device, kernels=args.kernels, threads=args.threads or 0

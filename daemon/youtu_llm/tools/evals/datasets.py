@@ -74,7 +74,8 @@ def text(path: Path) -> str:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise InvalidRequest(f"{path} cannot be read: {why}") from error
 
 
 def records(data_set: DataSet, path: Path) -> list[dict[str, Any]]:

@@ -119,7 +119,7 @@ def _divergence(parts: Sequence[Sums]) -> tuple[object, ...]:
     return (
         len(parts),
         sum(sums.tokens for sums in parts),
-        f"{kl.value:.4f} ± {kl.high - kl.value:.4f}",
+        str(kl),
         f"{100 * agree.value:.2f}",
         f"{math.exp(_mean(parts, 'nll').value):.3f}",
         f"{math.exp(_mean(parts, 'reference_nll').value):.3f}",

@@ -15,8 +15,15 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """`0.0317 ± 0.0012`, as `percent`."""
+        half = "" if math.isinf(self.high) else f" ± {self.high - self.value:.4f}"
+        return f"{self.value:.4f}{half}"
+
     def percent(self, *, signed: bool = False) -> str:
-        """`43.2 [38.1, 48.4]`."""
+        """`43.2 [38.1, 48.4]`; the value alone where nothing is known of the rest."""
+        if math.isinf(self.high):
+            return format(100 * self.value, "+.2f" if signed else ".2f")
         sign = "+" if signed else ""
         value, low, high = (
             format(100 * part, f"{sign}.2f") for part in (self.value, self.low, self.high)

@@ -63,8 +63,13 @@ def held_out(place: Path, domains: Iterable[str], limit: int | None = None) -> T
 
 
 def of_file(path: Path, limit: int | None = None) -> Texts:
-    """A person's own text as the one domain `file`."""
-    documents = _packed("file", text(path).splitlines(), CHARS)[:limit]
+    """A person's own text as the one domain `file`; a long line goes into several documents."""
+    lines = [
+        line[at : at + CHARS]
+        for line in text(path).splitlines()
+        for at in range(0, len(line), CHARS)
+    ]
+    documents = _packed("file", lines, CHARS)[:limit]
     if not documents:
         raise InvalidRequest(f"{path} is empty")
     return Texts(documents, digest(path))
