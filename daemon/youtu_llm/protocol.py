@@ -125,7 +125,7 @@ class Hello(msgspec.Struct, tag=True, frozen=True):
     memory: MemoryStats
     degraded: tuple[str, ...] = ()  # what is not as it should be, for /health
     plan: str = ""  # the printed memory plan
-    model_digest: str = ""  # of the model's manifest; empty without one
+    model_digest: str = ""  # names the model's files: another one, another model
     protocol_version: int = PROTOCOL_VERSION
 
 

@@ -8,6 +8,7 @@ everything else 1e-6.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import os
 import platform
@@ -269,3 +270,14 @@ def test_refused_shapes_say_what_is_taken(ops: CpuOps) -> None:
         ops.gqa_attention(randn(1, 2, 24), data.batch, data.cache, 0, 1.0)
     status = native.load("cpu").youtu_silu_mul(None, None, 1, 0, None)
     assert status == 1
+
+
+def test_operations_outlive_later_ones() -> None:
+    """The library knows the last workspace only: models loaded before go on with that."""
+    first = CpuOps(2)
+    x, weight = torch.randn(5, 256), cases.int4_weight(64, 256)
+    linear = first.prepare_linear(weight)
+    truth = first.linear(x, linear)
+    CpuOps(1)
+    gc.collect()
+    assert torch.equal(first.linear(x, linear), truth)

@@ -199,3 +199,10 @@ def test_metrics_tell_what_happened(daemon: Daemon) -> None:
     assert "youtu_ttft_seconds_bucket" in text
     assert 'youtu_pages{kind="limit"} 64.0' in text
     assert "youtu_ready 1.0" in text
+
+
+def test_who_hangs_up_is_counted(daemon: Daemon) -> None:
+    with daemon.stream("!long", max_new_tokens=4096) as response:
+        next(events(response))
+    cancelled = 'youtu_requests_total{finish_reason="cancelled",profile="default"} 1.0'
+    daemon.wait(lambda _: cancelled in daemon.http.get("/metrics").text)

@@ -92,7 +92,7 @@ def test_two_daemons_are_paired(start: Callable[..., Daemon], gsm8k: Path, tmp_p
     changed = dataclasses.replace(models[0], digest="another")
     with (
         Results(tmp_path / "r.jsonl", {}) as results,
-        pytest.raises(InvalidRequest, match="answers of another model"),
+        pytest.raises(InvalidRequest, match="when that was another model"),
     ):
         asking.ask_all([changed], questions, results, concurrency=1)
 

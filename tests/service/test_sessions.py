@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -57,6 +59,37 @@ def test_a_new_utterance_ends_the_one_that_is_spoken(daemon: Daemon) -> None:
     said = len(done["text"])
     assert second["usage"]["prompt_tokens"] >= done["usage"]["prompt_tokens"] + said
     assert computed(second) <= len("\nuser: the airport\nassistant: ") + 1
+
+
+def test_of_two_turns_at_once_the_later_speaks(daemon: Daemon) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(ask, daemon, "two", "!long", max_new_tokens=200) for _ in range(2)]
+        reasons = sorted(future.result()["finish_reason"] for future in both)
+    assert reasons == ["interrupted", "length"]
+
+
+def test_a_refused_turn_forgets_no_conversation(start: Start) -> None:
+    daemon = start(sessions={"max_sessions": 2})
+    daemon.wait_for("ready")
+    ask(daemon, "a", "one")
+    ask(daemon, "b", "two")
+    for number in range(3):
+        refused = daemon.chat("x" * 3000, session=f"new-{number}")
+        assert refused.status_code == 400
+    sessions = daemon.http.get("/sessions").json()["sessions"]
+    assert [session["id"] for session in sessions] == ["a", "b"]
+
+
+def test_one_session_cannot_pile_up_requests(start: Start) -> None:
+    daemon = start(engine={"max_num_seqs": 1}, service={"queue_size": 1})
+    daemon.wait_for("ready")
+    daemon.engine().suspend()
+    with ThreadPoolExecutor(12) as pool:
+        turns = [pool.submit(daemon.chat, "hello", session="one") for _ in range(12)]
+        for refused in islice(as_completed(turns, timeout=10), 8):  # twice the places are 4
+            assert refused.result().status_code == 429
+        daemon.engine().resume()
+    assert sorted(turn.result().status_code for turn in turns) == [200] * 4 + [429] * 8
 
 
 def test_a_barge_in_needs_no_free_place(start: Start) -> None:

@@ -6,6 +6,8 @@ It needs no torch itself, so that a Python without one can say so.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import signal
 import socket
 import sys
 
@@ -13,11 +15,17 @@ from youtu_llm.protocol import Fatal, encode
 
 
 def main() -> int:
+    _die_with_parent()  # before torch: importing it takes seconds
     try:
         from youtu_llm.engine import worker
     except (ImportError, OSError) as error:  # OSError: a library that torch itself loads
         return _refuse(error)
     return worker.main()
+
+
+def _die_with_parent() -> None:
+    """PR_SET_PDEATHSIG: no orphan keeps the memory if the service is killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _refuse(error: Exception) -> int:

@@ -8,7 +8,6 @@ on its descriptor, or by the parent-death signal.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import faulthandler
 import functools
 import logging
@@ -63,6 +62,8 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self._reader = protocol.FrameReader()
+        self._poll = select.poll()  # the number of an inherited descriptor may exceed select's
+        self._poll.register(self.socket, select.POLLIN)
         self.unread: list[protocol.ToEngine] = []  # received, but left for the next `receive`
 
     def send(self, message: FromEngine) -> None:
@@ -76,7 +77,7 @@ class Link:
         if self.unread:
             messages, self.unread = self.unread, []
             return messages
-        if not select.select([self.socket], [], [], timeout_s)[0]:
+        if not self._poll.poll(timeout_s * 1e3):
             return []
         try:
             data = self.socket.recv(1 << 20)
@@ -268,7 +269,6 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(levelname)s engine: %(message)s"
     )
-    _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service; it tells us
     link = Link(socket.socket(fileno=fd))
     try:
@@ -291,11 +291,6 @@ def _fatal(link: Link, code: str, message: str, *, heals: bool) -> int:
     except Disconnected:
         log.error("the daemon is gone")
     return 1
-
-
-def _die_with_parent() -> None:
-    """PR_SET_PDEATHSIG: no orphan keeps the memory if the service is killed."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -100,12 +100,13 @@ class CpuOps(NativeOps):
         """
         self._lib = native.load("cpu")
         size = self._lib.youtu_workspace_bytes(threads)
-        self._workspace = HugePages().empty(size)
+        workspace = HugePages().empty(size)
         wanted = os.environ.get(ISA_VARIABLE, "")
         native.check(
-            self._lib.youtu_init(threads, wanted.encode(), self._workspace.data_ptr(), size),
+            self._lib.youtu_init(threads, wanted.encode(), workspace.data_ptr(), size),
             f"starting the CPU kernels ({ISA_VARIABLE}={wanted!r}, {threads} threads)",
         )
+        native.workspaces["cpu"] = workspace
         self.isa: str = self._lib.youtu_isa().decode()
         self._memory = HugePages()
         self._activations = Activations()

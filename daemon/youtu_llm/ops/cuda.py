@@ -49,15 +49,16 @@ class CudaOps(NativeOps):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2:16:8")
         self._lib = native.load("cuda")
         size = self._lib.youtu_workspace_bytes(1)
-        self._workspace = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        workspace = torch.zeros(size, dtype=torch.uint8, device=self.device)
         image = os.environ.get(IMAGE_VARIABLE, "")
-        status = self._lib.youtu_init(1, image.encode(), self._workspace.data_ptr(), size)
+        status = self._lib.youtu_init(1, image.encode(), workspace.data_ptr(), size)
         if status:
             major, minor = torch.cuda.get_device_capability(self.device)
             raise ResourceError(
                 f"the CUDA kernels have no code for this device (compute capability {major}.{minor}"
                 f", {IMAGE_VARIABLE}={image!r}, error {status})"
             )
+        native.workspaces["cuda"] = workspace
         self.image: str = self._lib.youtu_isa().decode()
         self._memory: DeviceMemory = DeviceMemory(self.device)
         self._parts_of: tuple[Batch, CacheStorage, list[Part]] | None = None

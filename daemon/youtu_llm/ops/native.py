@@ -104,6 +104,11 @@ _ERRORS = {
 }
 
 
+# What the libraries write to. They know one workspace, the last one given, whatever became of the
+# operations that gave it; models loaded before go on with it.
+workspaces: dict[str, Any] = {}
+
+
 def find(backend: str) -> Path:
     """The library of a backend ("cpu", "cuda"): beside the package, else the system's."""
     name = f"libyoutu_{backend}.so"

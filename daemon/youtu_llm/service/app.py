@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ from youtu_llm.service.systemd import Notifier
 from youtu_llm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+NUM_DESCRIPTORS = 16384
 
 
 def run(
@@ -68,6 +71,7 @@ async def _serve(
     command: Sequence[str],
     load_tokenizer: LoadTokenizer,
 ) -> None:
+    _allow_descriptors()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,12 +116,21 @@ async def _serve(
     finally:
         sockets.close()
         await profiles.close()
-        await runner.cleanup()
+        # Before the connections: streams of an engine that is silent get their last words too.
         await supervisor.close()
+        await runner.cleanup()
         for watcher in watchers:
             watcher.cancel()
         notifier.close()
         encoders.shutdown(wait=False, cancel_futures=True)
+
+
+def _allow_descriptors() -> None:
+    """1,024, what most systems give at first, are fewer than clients may connect."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = NUM_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, NUM_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log(status: Status) -> None:

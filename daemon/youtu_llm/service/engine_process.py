@@ -101,8 +101,9 @@ class EngineProcess(asyncio.Protocol):
         assert self._process.stdout is not None
         pending = b""
         while chunk := await self._process.stdout.read(8192):
-            sys.stderr.buffer.write(chunk)
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # a full disk: the last lines are kept below
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.flush()
             *lines, pending = (pending + chunk).split(b"\n")
             pending = pending[-LOG_LINE_CHARS:]
             self.log.extend(line.decode(errors="replace")[:LOG_LINE_CHARS] for line in lines)

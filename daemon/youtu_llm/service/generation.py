@@ -253,6 +253,13 @@ class Generation:
             decode_tokens_per_s=round((self.num_tokens - 1) / decode_s, 3) if decode_s else 0.0,
         )
 
+    def count_hang_up(self) -> None:
+        """Who asked went away before the end."""
+        if self.result is None:
+            self._metrics.requests.labels("cancelled", self.settings.profile).inc()
+            self._metrics.prompt_tokens.inc(self.num_prompt_tokens)
+            self._metrics.completion_tokens.inc(self.num_tokens)
+
     def _count(self, result: Result) -> None:
         metrics, usage = self._metrics, result.usage
         metrics.requests.labels(result.finish_reason, self.settings.profile).inc()

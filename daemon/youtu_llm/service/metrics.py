@@ -47,6 +47,7 @@ class Metrics:
         self._over_current = self._gauge(
             "youtu_over_current_events", "The board's own counters", "counter"
         )
+        self._power_mode = self._gauge("youtu_power_mode_info", "1 for the mode it is in", "mode")
         self._hot = self._gauge("youtu_hot", "1 while heat allows one answer at a time")
 
     def render(self, status: Status, board: Board, num_live: int) -> bytes:
@@ -61,6 +62,10 @@ class Metrics:
             self._pages.labels(kind).set(getattr(pages, kind))
         for kind in ("weights", "cache", "workspace", "used", "total"):
             self._memory.labels(kind).set(getattr(memory, kind))
+        for gauge in (self._celsius, self._over_current, self._power_mode):
+            gauge.clear()  # what the board no longer tells
+        if board.reading.power_mode:
+            self._power_mode.labels(board.reading.power_mode).set(1)
         for zone, celsius in board.reading.celsius.items():
             self._celsius.labels(zone).set(celsius)
         for counter, count in board.reading.over_current.items():

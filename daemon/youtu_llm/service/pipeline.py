@@ -98,10 +98,11 @@ class Pipeline:
         setup = self.setup
         if ask.id in self.live:
             raise InvalidRequest(f"a request with the id «{ask.id}» is still running")
+        params = sampling_params(ask, setup.settings)
         priority = PRIORITIES[ask.priority or ("normal" if ask.session is None else "high")]
         hello = self._enter(priority, replaces=self.sessions.is_speaking(ask.session))
         generation = self.live[ask.id] = Generation(ask.id, setup, self._metrics, priority)
-        session = self.sessions.open(ask.session, setup) if ask.session is not None else None
+        session = self.sessions.enter(ask.session, setup) if ask.session is not None else None
         if session is not None:
             session.interrupt()
         self._idle.clear()
@@ -109,12 +110,17 @@ class Pipeline:
             setup.settings.bounds.request_time_s, generation.stop, "time_limit"
         )
         try:
-            await self._begin(generation, ask, session, hello)
+            await self._begin(generation, ask, params, session, hello)
             yield generation
+        except (asyncio.CancelledError, ConnectionError):
+            generation.count_hang_up()
+            raise
         finally:
             deadline.cancel()
             generation.abort()
             generation.is_live = False
+            if session is not None:
+                self.sessions.leave(session)
             self._measure(generation)
             del self.live[ask.id]
             if not self.live:
@@ -150,6 +156,8 @@ class Pipeline:
         too. Raises EngineUnavailable, QueueFull.
         """
         hello = self._status.require_ready()
+        if len(self.live) >= 2 * self.capacity:  # those that were ended and have not left yet
+            raise self._full()
         if self._num_free + replaces <= 0:
             last_low = self._last_low()
             if last_low is None or priority <= last_low.priority:
@@ -183,10 +191,14 @@ class Pipeline:
             self._rate.measure(clock.last_token_at - clock.received_at - queue_s)
 
     async def _begin(
-        self, generation: Generation, ask: Ask, session: Session | None, hello: Hello
+        self,
+        generation: Generation,
+        ask: Ask,
+        params: SamplingParams,
+        session: Session | None,
+        hello: Hello,
     ) -> None:
         settings, tokenizer = generation.settings, generation.setup.tokenizer
-        params = sampling_params(ask, settings)
         assert tokenizer is not None  # ready means that both halves of the model are there
         # Under a rolling window a conversation may outgrow the context: the oldest text goes.
         n_ctx = None if hello.window_tokens else hello.max_model_len
@@ -208,6 +220,7 @@ class Pipeline:
             return
         async with self._turn(session, generation, ask, _room(params, n_ctx, settings)) as ids:
             await submit(ids)
+        self.sessions.bound(generation.setup)
 
     async def _cool(self, generation: Generation) -> None:
         """On a board that is too hot, waits until every request before this one has ended."""
@@ -226,6 +239,7 @@ class Pipeline:
     ) -> AsyncIterator[Sequence[int]]:
         """Ids of the session's next prompt. It stays as it was if nothing comes of it."""
         async with session.lock:
+            session.interrupt()  # who was still having a prompt made when this one came
             before, setup = session.history, generation.setup
             prompt = await self._encode(lambda: next_prompt(before, ask.messages, setup, limit))
             generation.num_dropped = prompt.num_dropped

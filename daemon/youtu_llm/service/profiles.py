@@ -101,9 +101,14 @@ class Profiles:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, YoutuError):
             logger.error("the configuration stays as it was: %s", error.message)
+            self._status.note("config", f"the configuration stays as it was: {error.message}")
         elif error is not None:
             logger.error("a change of the configuration failed", exc_info=error)
-            self._status.change(State.FAILED, f"internal error ({type(error).__name__})")
+            reason = f"internal error ({type(error).__name__})"
+            if self._status.state is State.READY:
+                self._status.note("config", f"{reason}: the configuration stays as it was")
+            else:
+                self._status.change(State.FAILED, reason)
 
     async def _begin(self) -> None:
         async with self._lock:
@@ -129,6 +134,7 @@ class Profiles:
             loop = asyncio.get_running_loop()
             unsaved = await loop.run_in_executor(None, self._choice.save, name, loaded)
             self._status.note("profile", unsaved)
+            self._status.note("config", "")
             generation = self._pipeline.setup.generation
             logger.info("profile %s is live, generation %d", loaded.settings.profile, generation)
 

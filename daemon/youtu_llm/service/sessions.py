@@ -64,6 +64,7 @@ class Session:
     history: History = field(default_factory=History)
     used_at: float = field(default_factory=time.monotonic)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while a prompt is made
+    num_requests: int = 0  # that are being answered
 
     @property
     def speaking(self) -> Generation | None:
@@ -132,17 +133,28 @@ class Sessions:
     def __init__(self) -> None:
         self._sessions: OrderedDict[str, Session] = OrderedDict()  # the unused first
 
-    def open(self, id: str, setup: Setup) -> Session:
-        """The session, new if there is none."""
-        limits = setup.settings.sessions
-        self._forget_idle(limits.idle_s)
+    def enter(self, id: str, setup: Setup) -> Session:
+        """The session, new if there is none, for one request: `leave` follows."""
+        self._forget_idle(setup.settings.sessions.idle_s)
         session = self._sessions.setdefault(id, Session(id))
         self._sessions.move_to_end(id)
         session.used_at = time.monotonic()
-        while len(self._sessions) > limits.max_sessions:
-            _, oldest = self._sessions.popitem(last=False)
-            oldest.interrupt()
+        session.num_requests += 1
         return session
+
+    def leave(self, session: Session) -> None:
+        """What a refused request began is forgotten."""
+        session.num_requests -= 1
+        is_empty = session.num_requests == 0 and session.history.answer is None
+        if is_empty and self._sessions.get(session.id) is session:
+            del self._sessions[session.id]
+
+    def bound(self, setup: Setup) -> None:
+        """Forgets those unused for longest beyond the most there may be, and none in use."""
+        excess = len(self._sessions) - setup.settings.sessions.max_sessions
+        unused = [s.id for s in self._sessions.values() if s.num_requests == 0]
+        for id in unused[: max(0, excess)]:
+            del self._sessions[id]
 
     def get(self, id: str) -> Session:
         """Raises NotFound."""
@@ -172,5 +184,5 @@ class Sessions:
         for id, session in list(self._sessions.items()):
             if now - session.used_at <= idle_s:
                 break
-            if session.speaking is None:
+            if session.num_requests == 0:
                 del self._sessions[id]

@@ -78,7 +78,14 @@ async def prepare(settings: Settings, before: Setup, load_tokenizer: LoadTokeniz
 
 def _model_dir(name: str) -> Path:
     directory = Path(name) if "/" in name else paths.models_dir() / name
-    if not (directory / "config.json").is_file():
+    try:
+        is_there = (directory / "config.json").is_file()
+    except OSError as error:
+        raise ModelError(
+            f"the model directory «{directory.name}» cannot be read by this account"
+            f" ({error.strerror}): put it where the service may read, or change its rights"
+        ) from error
+    if not is_there:
         logger.error("%s holds no model", directory)
         if "/" in name:
             raise ModelError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 from collections import deque
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 FIRST_RESTART_DELAY_S = 0.2  # doubles with each restart that is still in the window ...
 LONGEST_RESTART_DELAY_S = 1.0  # ... to this: the rate bounds the restarts, not the wait
 MAX_OVERSLEEP_S = 1.0  # of the watch: beyond it all was halted, which is no silence
+NO_PROGRAM = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.EPERM)
 CLOSE_GRACE_S = 3.0
 CRASH_GRACE_S = 0.5  # an engine whose link is down is already dying
 
@@ -113,7 +115,8 @@ class Supervisor:
             while True:
                 self._status.change(State.LOADING)
                 ending = await self._run_engine()
-                if self._status.is_closing:
+                if self._status.is_closing or self._status.state is State.DRAINING:
+                    # Whoever drains is about to end or replace the engine.
                     return self._client.close(self._status.unavailable())
                 if trial and self._is_unsettled:
                     return self._settle(ending.reason)
@@ -167,6 +170,8 @@ class Supervisor:
             if self._status.state is State.READY:  # whatever the reason, that is over
                 self._status.change(State.RESTARTING)
         except OSError as error:
+            if error.errno not in NO_PROGRAM:  # memory, processes or descriptors are short
+                return _Ending(f"cannot start the engine ({error.strerror})")
             return _Ending(
                 f"cannot start the engine's Python ({error.strerror}): set engine.python, or let"
                 " `sudo youtu setup-engine` do it",

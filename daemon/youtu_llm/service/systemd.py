@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 
 import sdnotify
 
 from youtu_llm.service.state import State, Status
+
+logger = logging.getLogger(__name__)
 
 LOADING_EXTENSION_S = 30
 
@@ -22,11 +25,15 @@ class Notifier:
         self._watchdog_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
         self._is_ready = False
         self._is_loading = False
+        self._is_closing = False
 
     def notify(self, *lines: str) -> None:
         if self._channel is not None:
             # It encodes Latin-1, systemd reads UTF-8: as Latin-1 the same bytes.
-            self._channel.notify("\n".join(lines).encode().decode("latin-1"))
+            try:
+                self._channel.notify("\n".join(lines).encode().decode("latin-1"))
+            except OSError as error:  # the next one may pass; the service goes on
+                logger.warning("systemd cannot be told (%s)", error.strerror)
 
     def close(self) -> None:
         if self._channel is not None:
@@ -36,6 +43,7 @@ class Notifier:
         """A listener of Status."""
         self._is_loading = status.state in (State.STARTING, State.LOADING, State.RESTARTING)
         lines = [f"STATUS={status}"]
+        self._is_closing = status.is_closing
         if status.is_closing:
             lines.append("STOPPING=1")
         elif status.state in (State.READY, State.FAILED) and not self._is_ready:
@@ -48,7 +56,7 @@ class Notifier:
         interval_s = min(self._watchdog_s / 3 or LOADING_EXTENSION_S / 3, LOADING_EXTENSION_S / 3)
         while self._channel is not None:
             lines = ["WATCHDOG=1"] if self._watchdog_s else []
-            if self._is_loading and not self._is_ready:
+            if self._is_closing or (self._is_loading and not self._is_ready):
                 lines.append(f"EXTEND_TIMEOUT_USEC={LOADING_EXTENSION_S * 1_000_000}")
             if lines:
                 self.notify(*lines)

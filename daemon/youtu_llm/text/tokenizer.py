@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ import tokenizers
 
 from youtu_llm.errors import InvalidRequest, ModelError
 from youtu_llm.text.stream import live_prefix_len
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: no pool of threads
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -74,7 +77,8 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of a plain text: nothing is added, and control tokens in it are only characters."""
         try:
-            return self._backend.encode(text, add_special_tokens=False).ids
+            # Unlike `encode` this lets other threads run: a long text takes seconds.
+            return self._backend.encode_batch([text], add_special_tokens=False)[0].ids
         except TypeError as error:  # what tokenizers says to a lone surrogate
             raise InvalidRequest("the text holds half of a surrogate pair: not Unicode") from error
 

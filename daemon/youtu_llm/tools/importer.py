@@ -146,7 +146,7 @@ def quantization_config(
     int8_modules: Sequence[str], *, group_size: int = GROUP_SIZE
 ) -> dict[str, Any]:
     """AutoAWQ's keys. With INT8 modules the method has a name of its own, for a reader must know
-    them: one that does not refuses the name."""
+    them."""
     config = {
         "quant_method": "awq_int8" if int8_modules else "awq",
         "bits": 4,

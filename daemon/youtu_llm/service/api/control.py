@@ -62,9 +62,7 @@ class ControlRoutes:
         """The engine's last lines may name files: only for those on this machine's socket."""
         num_live = len(self._pipeline.live)
         running = min(self._status.num_running, num_live)  # the heartbeat may be a second old
-        board, max_celsius = self._pipeline.board, self._pipeline.settings.bounds.max_celsius
-        hot = f"above {max_celsius} °C (bounds.max_celsius): one answer at a time"
-        self._status.note("heat", hot if board.check(max_celsius) else "")
+        self._note_heat()
         body = {
             "profile": self._pipeline.settings.profile,
             "generation": self._pipeline.setup.generation,
@@ -83,8 +81,14 @@ class ControlRoutes:
         return json_response(body, status=503, retry_after_s=retry_after_s)
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
+        self._note_heat()
         text = self._metrics.render(self._status, self._pipeline.board, len(self._pipeline.live))
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    def _note_heat(self) -> None:
+        board, max_celsius = self._pipeline.board, self._pipeline.settings.bounds.max_celsius
+        hot = f"above {max_celsius} °C (bounds.max_celsius): one answer at a time"
+        self._status.note("heat", hot if board.check(max_celsius) else "")
 
     async def requests(self, request: web.Request) -> web.StreamResponse:
         now = time.monotonic()

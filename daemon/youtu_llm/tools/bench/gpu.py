@@ -1,6 +1,6 @@
 """Memory and speed of a model on this machine's CUDA device, beside what its memory gives.
 
-`python -m youtu_llm.tools.bench.gpu MODEL_DIR [--out FILE]`; `random_model` makes a model of full
+`python -m youtu_llm.tools.bench.gpu MODEL_DIR`; `random_model` makes a model of full
 size. Prints Markdown tables, as docs/PERFORMANCE.md has them. Nothing else may use the device.
 """
 

@@ -36,13 +36,15 @@ class Model:
 
     daemon: Daemon
     name: str
-    digest: str | None  # of its files; None for a directory that youtu did not make
+    digest: str | None  # names its files
+    profile: str  # the live one: its system prompt is part of every question
 
     @classmethod
     def of(cls, daemon: Daemon) -> Model:
         try:
             model = daemon.call("GET", "/v1/models")["data"][0]
-            return cls(daemon, model["id"], model["meta"]["digest"])
+            profile = daemon.call("GET", "/health")["profile"]
+            return cls(daemon, model["id"], model["meta"]["digest"], profile)
         except (LookupError, TypeError) as error:
             raise Unreachable(f"{daemon.host} does not say which model it serves") from error
 
@@ -63,11 +65,15 @@ def ask_all(
         raise InvalidRequest(
             f"both daemons serve {models[0].name}: their answers could not be told apart"
         )
+    by_name = {model.name: model for model in models}
     for row in results.rows:
-        if any(row["model"] == m.name and row["digest"] != m.digest for m in models):
+        now = by_name.get(row["model"])
+        if now and (row["digest"], row["profile"]) != (now.digest, now.profile):
+            what = "another model" if row["digest"] != now.digest else "another profile"
             raise InvalidRequest(
-                f"{results.path} has answers of another model that was named {row['model']}:"
-                " choose another file by --out, or remove it"
+                f"{results.path} has answers of {row['model']} when that was {what}"
+                f" (profile {row['profile']}; now {now.profile}): choose another file by --out,"
+                " or remove it"
             )
     known = {(row["model"], row["id"]) for row in results.rows}
     # Question by question: what there is after a kill can be paired.

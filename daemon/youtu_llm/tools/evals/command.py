@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from youtu_llm import paths
+from youtu_llm import manifest, paths
 from youtu_llm.errors import ModelError
 
 TASKS = {
@@ -102,8 +102,8 @@ def _ask(args: argparse.Namespace) -> None:
     }
     daemons = [Daemon.from_environ()]
     if args.against:
-        is_path = args.against.startswith(("/", "."))
-        url = f"unix://{os.path.abspath(args.against)}" if is_path else args.against
+        is_url = "://" in args.against
+        url = args.against if is_url else f"unix://{os.path.abspath(args.against)}"
         daemons.append(Daemon(url))
     models = [asking.Model.of(daemon) for daemon in daemons]
     out = args.out or Path(f"eval-{task.name}.jsonl")
@@ -117,8 +117,9 @@ def _ask(args: argparse.Namespace) -> None:
                 on_progress=Progress("answers"),
             )
         finally:
-            if results.rows:
-                print(asking.report(results.rows, models[0].name))
+            asked = {question.id for question in questions}
+            if rows := [row for row in results.rows if row["id"] in asked]:
+                print(asking.report(rows, models[0].name))
                 print(f"every answer: {out}")
 
 
@@ -154,7 +155,7 @@ def _measure(args: argparse.Namespace, reference: str | None) -> None:
     kind = "kl" if reference else "ppl"
     about = {
         "eval": kind,
-        "models": {folder.name: divergence.identity(folder) for folder in folders},
+        "models": [[folder.name, manifest.identity(folder)] for folder in folders],
         "data": held_out.digest,
         "backend": backend.ops.name,
     }
@@ -171,12 +172,11 @@ def _measure(args: argparse.Namespace, reference: str | None) -> None:
                 on_progress=Progress("documents"),
             )
         finally:
-            if results.rows:
-                print(divergence.report(results.rows, with_reference=bool(reference)))
-                known = {row["id"] for row in results.rows}
-                num_measured = sum(document.id in known for document in held_out.documents)
-                if num_measured < len(held_out.documents):
-                    print(f"{num_measured} of {len(held_out.documents)} documents are measured")
+            wanted = {document.id for document in held_out.documents}
+            if rows := [row for row in results.rows if row["id"] in wanted]:
+                print(divergence.report(rows, with_reference=bool(reference)))
+                if len(rows) < len(wanted):
+                    print(f"{len(rows)} of {len(wanted)} documents are measured")
                 print(f"every document: {out} (computed by: {backend.ops.name})")
 
 

@@ -4,7 +4,6 @@ model it was made from. A row of the results is a document.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -64,13 +63,6 @@ def run(
 def _encode_all(documents: Sequence[Document], model_dir: Path) -> list[tuple[list[int], int]]:
     tokenizer = Tokenizer.load(model_dir)
     return [encode(document, tokenizer) for document in documents]
-
-
-def identity(model_dir: Path) -> str:
-    """Names the files of a model without reading them: names, sizes and times."""
-    files = sorted((*model_dir.glob("*.safetensors"), *model_dir.glob("*.json")))
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def report(rows: Iterable[Row], *, with_reference: bool) -> str:

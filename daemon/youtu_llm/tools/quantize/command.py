@@ -33,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(32, 64, 128),
         default=128,
-        help="inputs that share a scale (%(default)s)",
+        help="inputs that share a scale (%(default)s); CUDA takes 128 only",
     )
     parser.add_argument(
         "--head",
@@ -43,11 +43,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep-int8",
-        type=lambda text: tuple(text.split(",")),
+        type=_names,
         default=(),
         metavar="NAME,...",
         help="linears kept in INT8, by the beginnings of their names: kv_b,down",
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name: give kv_b,down")
+    return names
 
 
 def run(args: argparse.Namespace) -> None:
