@@ -66,6 +66,36 @@ def test_barge_in(daemon: Daemon, report: Report) -> None:
         assert new <= 24  # «不，去机场。» with its marks, and the last token said
 
 
+def test_long_prompts_hold_nobody_up(daemon: Daemon, report: Report) -> None:
+    """Encoding a megabyte takes a second: a voice and the probes go on meanwhile."""
+    over, probes, gaps = threading.Event(), [], []
+
+    def probe() -> None:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(daemon.socket))) as client:
+            while not over.wait(0.02):
+                asked_at = time.monotonic()
+                client.get("http://y/livez")
+                probes.append(time.monotonic() - asked_at)
+
+    with ThreadPoolExecutor(5) as pool:
+        pool.submit(probe)
+        with daemon.stream("写一首关于海的长诗。", max_new_tokens=150) as response:
+            stream = events(response)
+            next(stream)
+            heard_at = time.monotonic()
+            bodies = [pool.submit(daemon.chat, f"{i}" + "the city " * 110_000) for i in range(4)]
+            for _ in stream:
+                gaps.append(time.monotonic() - heard_at)
+                heard_at = time.monotonic()
+        refused = [body.result() for body in bodies]
+        over.set()
+    report(
+        f"four prompts of 1 MB beside a voice: its longest gap {max(gaps) * 1e3:.0f} ms;"
+        f" /livez at most {max(probes) * 1e3:.0f} ms of {len(probes)}"
+    )
+    assert {answer.status_code for answer in refused} == {400}
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_model(start: Start, tmp_path: Path, report: Report, damage: str) -> None:
     folder = tmp_path / MODEL
