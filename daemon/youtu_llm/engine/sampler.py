@@ -58,7 +58,10 @@ class Sampler:
         known, mask = self._seen.get(seq) or (0, torch.zeros_like(row, dtype=torch.bool))
         count = seq.num_prompt + seq.num_generated  # grows even when a rebase shortens the text
         new = seq.token_ids[-(count - known) :] if count > known else []
-        mask[torch.tensor(new, dtype=torch.int64, device=row.device)] = True
+        if len(new) == 1:  # as at every step: without an upload, which would wait for the device
+            mask[new[0]] = True
+        else:
+            mask[torch.tensor(new, dtype=torch.int64, device=row.device)] = True
         self._seen[seq] = (count, mask)
         return mask
 
