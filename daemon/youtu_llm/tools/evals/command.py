@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from youtu_llm import manifest, paths
+from youtu_llm import paths
 from youtu_llm.errors import ModelError
 
 TASKS = {
@@ -135,6 +135,7 @@ def _measure(args: argparse.Namespace, reference: str | None) -> None:
     from youtu_llm.cli import go_on_under_engine_python
 
     go_on_under_engine_python()
+    from youtu_llm import manifest
     from youtu_llm.engine import backend as backends
     from youtu_llm.protocol import EngineConfig
     from youtu_llm.tools.evals import datasets, divergence, texts
