@@ -225,3 +225,17 @@ def end_at_call(count: int) -> None:
             return _real(*args, **kwargs)
 
         setattr(os, name, cut)
+
+
+def test_a_refused_sighup_shows_until_it_is_mended(start: Start) -> None:
+    daemon = start()
+    daemon.wait_for("ready")
+    good = daemon.config_file.read_text()
+    daemon.config_file.write_text("sampling: {temperature: hot}\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    health = daemon.wait(lambda h: h["degraded"] != [])
+    assert "sampling.temperature" in health["degraded"][0]
+    assert daemon.chat("hello").status_code == 200
+    daemon.config_file.write_text(good)
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait(lambda h: h["degraded"] == [])

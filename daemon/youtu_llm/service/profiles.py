@@ -80,7 +80,7 @@ class Profiles:
 
     def hang_up(self) -> None:
         """SIGHUP, `systemctl reload`: a change that is refused leaves all as it was."""
-        self._spawn(self._change(None))
+        self._spawn(self._hang_up())
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -101,7 +101,6 @@ class Profiles:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, YoutuError):
             logger.error("the configuration stays as it was: %s", error.message)
-            self._status.note("config", f"the configuration stays as it was: {error.message}")
         elif error is not None:
             logger.error("a change of the configuration failed", exc_info=error)
             reason = f"internal error ({type(error).__name__})"
@@ -109,6 +108,14 @@ class Profiles:
                 self._status.note("config", f"{reason}: the configuration stays as it was")
             else:
                 self._status.change(State.FAILED, reason)
+
+    async def _hang_up(self) -> None:
+        try:
+            await self._change(None)
+        except (InvalidRequest, NeedsRestart) as error:  # nobody waits for an answer to read it in
+            told = f"the configuration stays as it was: {error.message}"
+            self._status.note("config", told)
+            raise
 
     async def _begin(self) -> None:
         async with self._lock:
