@@ -91,9 +91,10 @@ class Check:
         """Raises ModelError."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         self._digests = None
-        self.digest = identity(model_dir)  # names all files together
-        if (model_dir / MANIFEST).exists():
-            self.digest = sha256_of(model_dir / MANIFEST)
+        has_manifest = (model_dir / MANIFEST).exists()
+        # Names all files together.
+        self.digest = sha256_of(model_dir / MANIFEST) if has_manifest else identity(model_dir)
+        if has_manifest:
             manifest = read(model_dir)
             check_sizes(model_dir, manifest)
             self._digests = self._pool.submit(check_digests, model_dir, manifest)

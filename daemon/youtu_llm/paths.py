@@ -58,6 +58,11 @@ def models_dir(environ: Environ = os.environ) -> Path:
     return _home(environ, "XDG_DATA_HOME", ".local/share") / "models"
 
 
+def model_dir(name: str) -> Path:
+    """A model by its name, or a directory with a slash."""
+    return Path(name) if "/" in name else models_dir() / name
+
+
 def state_dir(environ: Environ = os.environ) -> Path:
     """What the daemon itself must remember over a reboot."""
     if _is_system():

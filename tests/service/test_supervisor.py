@@ -204,28 +204,18 @@ def test_sigterm_drains_what_runs_and_leaves_no_engine(start: Start) -> None:
     assert not engine.is_running()
 
 
-def test_a_silent_engine_s_answer_ends_as_shutdown_too(start: Start) -> None:
+@pytest.mark.parametrize("silent", [False, True])
+def test_at_the_end_of_the_drain_an_answer_ends_as_shutdown(start: Start, silent: bool) -> None:
     daemon = start(service={"drain_timeout_s": 0.2})
     daemon.wait_for("ready")
     with daemon.stream("!long", max_new_tokens=4096) as response:
         stream = events(response)
         next(stream)
-        daemon.engine().suspend()
+        if silent:
+            daemon.engine().suspend()
         daemon.process.send_signal(signal.SIGTERM)
         *_, (name, done) = stream
     assert (name, done["finish_reason"]) == ("done", "shutdown")
-    assert daemon.process.wait() == 0
-
-
-def test_at_the_end_of_the_drain_an_answer_ends_as_shutdown(start: Start) -> None:
-    daemon = start(service={"drain_timeout_s": 0.2})
-    daemon.wait_for("ready")
-    with daemon.stream("!long", max_new_tokens=4096) as response:
-        stream = events(response)
-        next(stream)
-        daemon.process.send_signal(signal.SIGTERM)
-        *_, (_, done) = stream
-    assert done["finish_reason"] == "shutdown"
     assert daemon.process.wait() == 0
 
 

@@ -18,7 +18,6 @@ import sys
 import time
 from pathlib import Path
 
-import msgspec
 import psutil
 import torch
 
@@ -144,14 +143,14 @@ class Worker:
     def _load(self, config: EngineConfig) -> Core:
         check = manifest.Check(Path(config.model_dir))
         try:
-            core, hello = self._build(config)
+            core, hello = self._build(config, check.digest)
         finally:
             # Of a damaged file it says more than who tripped over it.
             check.finish(lambda: self._heartbeat("loading", progress=1.0))
-        self._link.send(msgspec.structs.replace(hello, model_digest=check.digest))
+        self._link.send(hello)
         return core
 
-    def _build(self, config: EngineConfig) -> tuple[Core, Hello]:
+    def _build(self, config: EngineConfig, digest: str) -> tuple[Core, Hello]:
         started = time.monotonic()
         self._heartbeat("loading")
         checkpoint = loader.Checkpoint(Path(config.model_dir))
@@ -207,6 +206,7 @@ class Worker:
             memory=self._memory(core),
             degraded=(*rope_plan.warnings, *backend.degraded),
             plan=str(plan),
+            model_digest=digest,
         )
 
     def _handle(self, core: Core, message: protocol.ToEngine) -> list[Output]:

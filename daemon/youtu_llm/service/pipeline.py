@@ -120,7 +120,7 @@ class Pipeline:
             generation.abort()
             generation.is_live = False
             if session is not None:
-                self.sessions.leave(session)
+                self.sessions.leave(session, setup)
             self._measure(generation)
             del self.live[ask.id]
             if not self.live:
@@ -220,7 +220,6 @@ class Pipeline:
             return
         async with self._turn(session, generation, ask, _room(params, n_ctx, settings)) as ids:
             await submit(ids)
-        self.sessions.bound(generation.setup)
 
     async def _cool(self, generation: Generation) -> None:
         """On a board that is too hot, waits until every request before this one has ended."""

@@ -142,15 +142,13 @@ class Sessions:
         session.num_requests += 1
         return session
 
-    def leave(self, session: Session) -> None:
-        """What a refused request began is forgotten."""
+    def leave(self, session: Session, setup: Setup) -> None:
+        """What a refused request began is forgotten; beyond the most there may be, so are those
+        unused for longest, and none in use."""
         session.num_requests -= 1
         is_empty = session.num_requests == 0 and session.history.answer is None
         if is_empty and self._sessions.get(session.id) is session:
             del self._sessions[session.id]
-
-    def bound(self, setup: Setup) -> None:
-        """Forgets those unused for longest beyond the most there may be, and none in use."""
         excess = len(self._sessions) - setup.settings.sessions.max_sessions
         unused = [s.id for s in self._sessions.values() if s.num_requests == 0]
         for id in unused[: max(0, excess)]:

@@ -77,7 +77,7 @@ async def prepare(settings: Settings, before: Setup, load_tokenizer: LoadTokeniz
 
 
 def _model_dir(name: str) -> Path:
-    directory = Path(name) if "/" in name else paths.models_dir() / name
+    directory = paths.model_dir(name)
     try:
         is_there = (directory / "config.json").is_file()
     except OSError as error:

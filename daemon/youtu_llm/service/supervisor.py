@@ -115,8 +115,7 @@ class Supervisor:
             while True:
                 self._status.change(State.LOADING)
                 ending = await self._run_engine()
-                if self._status.is_closing or self._status.state is State.DRAINING:
-                    # Whoever drains is about to end or replace the engine.
+                if self._status.state is State.DRAINING:  # by who will end or replace the engine
                     return self._client.close(self._status.unavailable())
                 if trial and self._is_unsettled:
                     return self._settle(ending.reason)

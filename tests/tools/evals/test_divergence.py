@@ -84,6 +84,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, backend: Backend) -> None:
         Document("one", "chinese", "今天天气很好，我们去公园玩。"),
         Document("two", "mathematics", "It is 4.\n#### 4", question="2 + 2?"),
         Document("three", "code", "    return x\n", prefix="def f(x):\n"),
+        Document("four", "chinese", "我们去公园玩，今天天气很好。"),  # two have an interval
     ]
     path, about = tmp_path / "r.jsonl", {"eval": "kl"}
     with Results(path, about) as results:
@@ -92,11 +93,11 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, backend: Backend) -> None:
     with Results(path, about) as results:
         divergence.run(folder, folder, documents, results, backend)
         assert results.rows[:2] == first
-        assert [row["id"] for row in results.rows] == ["one", "two", "three"]
+        assert [row["id"] for row in results.rows] == ["one", "two", "three", "four"]
         divergence.run(Path("nowhere"), None, documents, results, backend)  # nothing is left to do
     shown = divergence.report(results.rows, with_reference=True)
     assert "mathematics + code" in shown
-    assert "0.0000 " in shown, "one document a domain: no interval"
+    assert "0.0000 ± " in shown
 
 
 def test_only_what_belongs_together_is_compared(tmp_path: Path, backend: Backend) -> None:

@@ -182,7 +182,7 @@ def _measure(args: argparse.Namespace, reference: str | None) -> None:
 
 
 def _model_dir(name: str) -> Path:
-    folder = Path(name) if "/" in name else paths.models_dir() / name
+    folder = paths.model_dir(name)
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} is no model: give a name that `youtu models` shows, or a directory with a"
