@@ -35,14 +35,14 @@ $(YOUTU_MODELS)/$(MODEL)-fp32/youtu.json: | $(YOUTU_MODELS)/$(MODEL)/youtu.json
 	scripts/fp32-model $(MODEL)
 
 bench: $(VENV)/ready
-	$(BIN)/python -m youtu_llm.tools.bench.kernels
+	$(BIN)/python -m lab.bench.kernels
 
 # What we pack against AutoAWQ's own code, and the other way round; in build/autoawq-venv.
 check-autoawq: $(VENV)/ready
 	scripts/check-autoawq
 
 fuzz: $(VENV)/ready
-	$(BIN)/python -m youtu_llm.tools.evals.punctuation fuzz
+	$(BIN)/python -m lab.evals.punctuation fuzz
 
 # What docs/RELIABILITY.md reports. SOAK_SHARE=0.1 does a tenth, SOAK_S is the mixed traffic's time.
 soak: $(VENV)/ready models

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lab.evals import punctuation
 from youtu_llm.postprocess import PunctuationStream, punctuate_postprocess
-from youtu_llm.tools.evals import punctuation
 
 CASES = [
     json.loads(line)

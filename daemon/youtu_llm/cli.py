@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb in ("start", "stop", "restart", "enable"):
         command(verb, _systemctl, f"{verb} the service").set_defaults(verb=verb)
     _add_bench(command("bench", _bench, "measure the running daemon as its clients see it"))
-    evals.add(command, group("eval", "measure the quality of a model's answers"), _positive)
+    evals.add(command, group("eval", "measure the quality of a model's answers"))
     return parser
 
 
@@ -151,7 +151,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     def number(flag: str, default: int, help: str) -> None:
         parser.add_argument(
-            flag, type=_positive, default=default, metavar="N", help=f"{help} (%(default)s)"
+            flag, type=evals.positive, default=default, metavar="N", help=f"{help} (%(default)s)"
         )
 
     number("--requests", 100, "requests a server gets")
@@ -161,12 +161,6 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", metavar="URL", help="another server, measured in turns")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture there (.png)")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return int(text)
 
 
 def _add_chat(parser: argparse.ArgumentParser) -> None:
@@ -294,7 +288,9 @@ def _profile_use(args: argparse.Namespace) -> None:
 
 
 def _pull(args: argparse.Namespace) -> None:
-    go_on_under_engine_python()
+    from youtu_llm.tools import engine_python
+
+    engine_python.switch()
     from youtu_llm.tools import store
 
     path = store.pull(args.name, models_dir=paths.models_dir(), keep_download=args.keep_download)
@@ -302,7 +298,9 @@ def _pull(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    go_on_under_engine_python()
+    from youtu_llm.tools import engine_python
+
+    engine_python.switch()
     from youtu_llm.tools import importer
 
     options = {} if args.dtype == "int4" else {"dtype": args.dtype}
@@ -320,18 +318,18 @@ def _import(args: argparse.Namespace) -> None:
 def _bench(args: argparse.Namespace) -> None:
     import asyncio
 
-    from youtu_llm.tools.bench import serving
+    from youtu_llm.tools import bench
     from youtu_llm.tools.client import Daemon
 
     daemon = Daemon.from_environ()
-    load = serving.Load(args.requests, args.prompt_tokens, args.new_tokens, args.concurrency)
+    load = bench.Load(args.requests, args.prompt_tokens, args.new_tokens, args.concurrency)
     urls = [daemon.host, *([args.against] if args.against else [])]
-    reports = asyncio.run(serving.run(urls, load, daemon.api_key))
-    print(serving.as_table(reports))
+    reports = asyncio.run(bench.run(urls, load, daemon.api_key))
+    print(bench.as_table(reports))
     if args.json:
-        args.json.write_text(serving.as_json(reports) + "\n", encoding="utf-8")
+        args.json.write_text(bench.as_json(reports) + "\n", encoding="utf-8")
     if args.plot:
-        serving.plot(reports, args.plot)
+        bench.plot(reports, args.plot)
 
 
 def _models(args: argparse.Namespace) -> None:
@@ -371,26 +369,9 @@ def _systemctl(args: argparse.Namespace) -> None:
     systemctl.control(args.verb)
 
 
-def go_on_under_engine_python() -> None:
-    """Making a model needs torch: where the engine has a Python of its own, that one has it."""
-    python = _load(argparse.Namespace()).settings.engine.python
-    if python and python != sys.executable:
-        os.execv(python, [python, "-I", "-B", *sys.argv])
-
-
 def _load(args: argparse.Namespace) -> Loaded:
-    """The effective configuration: the file that --config or YOUTU_CONFIG names, which must
-    exist, or else the default one, which need not."""
     from youtu_llm import config
+    from youtu_llm.tools import configure
 
-    file, optional = getattr(args, "config", None), False
-    if file is None:
-        file, optional = paths.config_file(), not os.environ.get("YOUTU_CONFIG")
     flags = {key: value for key, value in vars(args).items() if key in config.FLAGS}
-    return config.load(
-        file,
-        profile_dirs=paths.profile_dirs(),
-        environ=os.environ,
-        flags=flags,
-        config_optional=optional,
-    )
+    return configure.load(getattr(args, "config", None), flags)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from youtu_llm.engine import backend, loader
-from youtu_llm.engine.models import registry, rope
+from youtu_llm.engine.backend import choose
+from youtu_llm.engine.build import load
+from youtu_llm.engine.checkpoint import Checkpoint
 from youtu_llm.engine.models.spec import Model
 from youtu_llm.errors import ModelError
 from youtu_llm.ops.api import Ops
@@ -43,7 +44,7 @@ def load_awq_model(
         raise ModelError(f"group_size {group_size} is not supported: it may be {sizes}")
     if not zero_point:
         raise ModelError("zero_point False is not supported: the layout always holds zero points")
-    checkpoint = loader.Checkpoint(path)
+    checkpoint = Checkpoint(path)
     quantization = checkpoint.config.values.get("quantization_config")
     if not quantization:
         raise ModelError(f"{path} is not quantised: `youtu quantize {path} --out DIR` does that")
@@ -52,7 +53,4 @@ def load_awq_model(
         found = quantization.get(key, value)
         if found != value:
             raise ModelError(f"{path} is quantised with {key} {found}, and {value} was asked for")
-    kind = registry.find(checkpoint.config)
-    plan = rope.plan(checkpoint.config, kind.extension, long_context=False, max_tokens=0)
-    ops = ops or backend.choose(EngineConfig(str(path))).ops
-    return loader.load(checkpoint, ops, plan)
+    return load(checkpoint, ops or choose(EngineConfig(str(path))).ops)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.engine import tiny
-from youtu_llm.engine import faults
+from tests.engine.faulty_engine import SLOW_S
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "service"), str(Path(__file__).parents[1])]
 
@@ -30,21 +30,19 @@ ENDS = {
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Daemon]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     model = tmp_path / "tiny"
     tiny.make("llama", model, vocab_size=257)
     with ExitStack() as stack:
 
-        def starter(**environ: str) -> Daemon:
-            for name, value in environ.items():
-                monkeypatch.setenv(name, value)
+        def starter() -> Daemon:
             config = {
                 "model": {"name": str(model)},
                 "engine": {"device": "cpu", "dtype": "float32", "kernels": "reference"},
                 "service": {"max_restart_rate": "9/300", "engine_silence_s": 10.0},
             }
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="youtu"))
-            daemon = Daemon(Path(folder), config, ["--real"])
+            daemon = Daemon(Path(folder), config, ["--faulty"])
             stack.callback(daemon.stop)
             daemon.wait_for("ready")
             return daemon
@@ -61,7 +59,7 @@ def ask(daemon: Daemon, id: str, max_new_tokens: int = 8) -> dict[str, Any]:
 
 
 def test_each_ends_as_it_should(start: Callable[..., Daemon]) -> None:
-    daemon = start(**{faults.VARIABLE: "1"})
+    daemon = start()
     for number, (kind, reason) in enumerate(ENDS.items(), start=1):
         body = {"prompt": f"{kind} please", "max_new_tokens": 64}
         id = {"X-Request-Id": f"fault:{kind}:3"}
@@ -79,14 +77,5 @@ def test_each_ends_as_it_should(start: Callable[..., Daemon]) -> None:
         *_, (name, data) = others
     assert (name, data["finish_reason"]) == ("done", "length")
     slow = ask(daemon, "fault:slow:1")
-    assert slow["timings"]["decode_tokens_per_s"] < 4 / faults.SLOW_S  # by a clock behind a queue
+    assert slow["timings"]["decode_tokens_per_s"] < 4 / SLOW_S  # by a clock behind a queue
     assert daemon.health()["engine"]["restarts"] == len(ENDS)
-
-
-def test_without_the_variable_an_id_is_an_id(
-    start: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(faults.VARIABLE, raising=False)
-    daemon = start()
-    assert ask(daemon, "fault:crash:3")["finish_reason"] == "length"
-    assert daemon.health()["engine"]["restarts"] == 0

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.engine import tiny
-from youtu_llm.engine import loader
+from youtu_llm.engine.checkpoint import Checkpoint
 from youtu_llm.engine.core import is_out_of_memory
 from youtu_llm.errors import ModelError, ResourceError
 from youtu_llm.protocol import PAGE_SIZE
@@ -93,19 +93,19 @@ def test_a_model_without_sense_fails_its_requests_only(folder: Path) -> None:
 def test_damaged_json_is_named(folder: Path, name: str) -> None:
     (folder / name).write_text("{")
     with pytest.raises(ModelError, match=name):
-        loader.Checkpoint(folder).eos_token_ids()
+        Checkpoint(folder).eos_token_ids()
 
 
 def test_truncated_file(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged or cut short"):
-        loader.Checkpoint(folder)
+        Checkpoint(folder)
 
 
 def test_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="youtu pull"):
-        loader.Checkpoint(tmp_path / "nothing")
+        Checkpoint(tmp_path / "nothing")
 
 
 def test_a_plan_that_does_not_fit_shows_who_needs_what(folder: Path) -> None:

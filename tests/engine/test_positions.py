@@ -93,3 +93,15 @@ def test_static_yarn_of_qwen2_equals_transformers(tmp_path: Path) -> None:
     edit_config(tmp_path, rope_parameters=yarn, max_position_embeddings=2048)
     expected = oracle_logits(tmp_path, ids)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_pages_that_hold_less_stretch_less(tmp_path: Path) -> None:
+    """The rotary plan follows the memory plan: positions that no page can hold cost accuracy."""
+    tiny.make("qwen2", tmp_path, max_position_embeddings=512)
+    ids = tiny.prompt(400)
+    few = tiny.core(tmp_path, long_context=True, max_context_tokens=2048, kv_cache_max_page=5)
+    assert few.plan.max_model_len == 1024
+    same = tiny.core(tmp_path, long_context=True, max_context_tokens=1024)
+    assert torch.equal(logits_of(few, ids, 512), logits_of(same, ids, 512))
+    whole = tiny.core(tmp_path, long_context=True, max_context_tokens=2048)
+    assert not torch.equal(logits_of(few, ids, 512), logits_of(whole, ids, 512))

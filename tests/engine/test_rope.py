@@ -9,11 +9,12 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from youtu_llm.engine.checkpoint import ModelConfig
 from youtu_llm.engine.models import rope
 from youtu_llm.engine.models.llama import Llama
 from youtu_llm.engine.models.phi import Phi
 from youtu_llm.engine.models.qwen2 import Qwen2
-from youtu_llm.engine.models.spec import Model, ModelConfig
+from youtu_llm.engine.models.spec import Model
 from youtu_llm.engine.models.youtu import Youtu
 from youtu_llm.errors import ModelError
 

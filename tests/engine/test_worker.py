@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lab.bench import random_model
 from tests import test_manifest
 from tests.engine import tiny
 from youtu_llm import manifest, protocol
@@ -28,7 +29,6 @@ from youtu_llm.protocol import (
     Shutdown,
     Step,
 )
-from youtu_llm.tools.bench import random_model
 
 
 class Engine:

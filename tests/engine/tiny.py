@@ -10,10 +10,9 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from youtu_llm.engine import loader, memory
+from youtu_llm.engine.backend import Backend
+from youtu_llm.engine.build import build
 from youtu_llm.engine.core import Core
-from youtu_llm.engine.kv_cache import KVCache
-from youtu_llm.engine.models import registry, rope
 from youtu_llm.ops.api import Ops
 from youtu_llm.ops.reference import ReferenceOps
 from youtu_llm.protocol import EngineConfig, Output, SamplingParams
@@ -109,45 +108,11 @@ def core(
     cache_dtype: torch.dtype = torch.float32,
     **changes: Any,
 ) -> Core:
-    """Our engine on a saved model: the worker's loading without its process."""
-    config = engine_config(folder, **changes)
-    checkpoint = loader.Checkpoint(folder)
-    kind = registry.find(checkpoint.config)
-    rope_plan = rope.plan(
-        checkpoint.config,
-        kind.extension,
-        long_context=config.long_context,
-        max_tokens=config.max_context_tokens,
-    )
+    """Our engine on a saved model."""
     ops = ops or ReferenceOps(torch.device("cpu"), torch.float32)
-    vocab_size = checkpoint.config.int("vocab_size")
-    spec, dim = kind.cache_spec(checkpoint.config), kind.rope_dim(checkpoint.config)
-    plan = memory.plan(
-        config,
-        checkpoint,
-        spec,
-        rope_plan,
-        activation_width=kind.activation_width(checkpoint.config),
-        rope_dim=dim,
-        vocab_size=vocab_size,
-        dtype=ops.dtype,
-        cache_dtype=cache_dtype,
-        device=ops.device,
-    )
-    model = loader.load(checkpoint, ops, rope_plan)
-    cache = KVCache(spec, cache_dtype, ops.device, plan.num_pages)
-    result = Core(
-        model,
-        cache,
-        config,
-        plan,
-        vocab_size=vocab_size,
-        eos_token_ids=checkpoint.eos_token_ids(),
-    )
-    result.pin(config.pinned_prefix_ids)
-    while result.has_work:
-        result.step()
-    return result
+    backend = Backend(ops, cache_dtype)
+    core, _ = build(engine_config(folder, **changes), backend=backend)
+    return core
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:

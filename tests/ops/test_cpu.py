@@ -20,7 +20,7 @@ import torch
 
 from tests.ops import cases
 from youtu_llm.errors import ModelError, ResourceError
-from youtu_llm.ops import native
+from youtu_llm.ops import library
 from youtu_llm.ops.api import DenseWeight
 from youtu_llm.ops.cpu import ISA_VARIABLE, CpuOps
 
@@ -268,7 +268,7 @@ def test_refused_shapes_say_what_is_taken(ops: CpuOps) -> None:
     data = cases.paged([(1, 3)], 2 * 24, torch.float32)
     with pytest.raises(ModelError, match="heads of 24"):
         ops.gqa_attention(randn(1, 2, 24), data.batch, data.cache, 0, 1.0)
-    status = native.load("cpu").youtu_silu_mul(None, None, 1, 0, None)
+    status = library.load("cpu").youtu_silu_mul(None, None, 1, 0, None)
     assert status == 1
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.ops import cases
 from youtu_llm.errors import ModelError
-from youtu_llm.ops import native
+from youtu_llm.ops import library
 from youtu_llm.ops.api import Batch, DenseWeight, Linear
 from youtu_llm.ops.cuda import CudaOps
 
@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
 
 ROUNDING, LINEAR, ATTENTION, MLA = 3e-4, 6e-4, 1e-3, 2e-3
 DEVICE = torch.device("cuda")
-TOKENS = [1, 2, 3, 5, 8, 13, native.FEW_ROWS + 1, 67, 300]
+TOKENS = [1, 2, 3, 5, 8, 13, library.FEW_ROWS + 1, 67, 300]
 MLA_SHAPE = (16, 128, 64, 128, 512)  # heads, nope, rope, v, rank
 
 
@@ -79,7 +79,7 @@ def test_other_groups_are_refused(ops: CudaOps, group: int) -> None:
 def test_norm_and_linear_in_one(ops: CudaOps, n: int, k: int, with_delta: bool) -> None:
     weight, norm, eps = cases.int4_weight(n, k, bias=True), randn(k, seed=1), 1e-6
     prepared = ops.prepare_linear(weight)
-    for num_tokens in (1, 2, 4, 8, 11, native.FEW_ROWS + 1, 300):
+    for num_tokens in (1, 2, 4, 8, 11, library.FEW_ROWS + 1, 300):
         x, delta = randn(num_tokens, k) * 3, randn(num_tokens, k, seed=2)
         total = x + delta if with_delta else x
         wide = total.double()

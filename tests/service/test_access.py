@@ -13,7 +13,7 @@ from harness import Daemon
 
 from youtu_llm.config import ServiceSection
 from youtu_llm.errors import ConfigError
-from youtu_llm.service.listeners import refuse_exposure, unix_socket
+from youtu_llm.service.http.listeners import refuse_exposure, unix_socket
 
 Start = Callable[..., Daemon]
 KEY = {"Authorization": "Bearer secret"}

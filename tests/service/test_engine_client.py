@@ -6,9 +6,9 @@ import pytest
 
 from youtu_llm.errors import EngineFault
 from youtu_llm.protocol import Add, Hello, MemoryStats, PageStats, SamplingParams, ToEngine
-from youtu_llm.service.engine_client import EngineClient
 from youtu_llm.service.metrics import Metrics
-from youtu_llm.service.suspects import KillsEngine
+from youtu_llm.service.supervision.client import EngineClient
+from youtu_llm.service.supervision.poison import KillsEngine
 
 HELLO = Hello("fake", "none", "cpu", 2048, 0, 257, (256,), 0.0, PageStats(), MemoryStats())
 

@@ -126,27 +126,6 @@ def test_differences_are_counted_by_question() -> None:
     assert "only the first right 1, only the second 7" in shown
 
 
-def test_functions_are_run_with_their_tests(tmp_path: Path) -> None:
-    record = {
-        "task_id": "T/0",
-        "prompt": "from typing import List\n\n\ndef last(xs: List[int]) -> int:\n"
-        '    """ The last one. """\n',
-        "entry_point": "last",
-        "canonical_solution": "    return xs[-1]\n",
-        "test": "def check(candidate):\n    assert candidate([1, 2]) == 2\n",
-    }
-    (question,) = tasks.TASKS["humaneval"].questions(
-        write_jsonl(tmp_path / "HumanEval.jsonl", [record])
-    )
-    whole = "def last(xs: List[int]) -> int:\n    return xs[-1]\n"
-    assert question.judge(f"```python\n{whole}```").passed
-    assert question.judge(f"Like this:\n\n```python\n{whole}").passed, "cut behind its code"
-    assert question.judge(record["canonical_solution"]).passed, "a body alone"
-    wrong = question.judge(f"```python\n{whole.replace('-1', '0')}```")
-    assert (wrong.passed, wrong.why) == (False, "AssertionError")
-    assert not question.judge("I would rather not.").passed
-
-
 def test_chinese_goldens(tmp_path: Path) -> None:
     record = {"input": "几分之几？", "golden": "25%"}
     path = write_jsonl(tmp_path / "cmath_dev.jsonl", [record])

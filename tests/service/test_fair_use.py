@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from youtu_llm.protocol import Heartbeat, Step
-from youtu_llm.service.pulse import PATIENCE, Pulse
-from youtu_llm.service.rate import LONGEST_RETRY_S, Rate
-from youtu_llm.service.repetition import MIN_REPEATS, RepetitionDetector
-from youtu_llm.service.suspects import MAX_SUSPECTS, KillsEngine, Suspects
+from youtu_llm.service.requests.rate import LONGEST_RETRY_S, Rate
+from youtu_llm.service.requests.repetition import MIN_REPEATS, RepetitionDetector
+from youtu_llm.service.supervision.poison import MAX_SUSPECTS, KillsEngine, Suspects
+from youtu_llm.service.supervision.silence import PATIENCE, Pulse
 
 Start = Callable[..., Daemon]
 

@@ -18,7 +18,7 @@ from harness import Daemon
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from youtu_llm.service.api.schemas import (
+from youtu_llm.service.http.schemas import (
     Body,
     ChatBody,
     ChatCompletionBody,

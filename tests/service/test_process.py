@@ -13,7 +13,7 @@ import pytest
 from harness import Daemon
 
 from youtu_llm import paths
-from youtu_llm.service.state import State, Status
+from youtu_llm.service.status import State, Status
 from youtu_llm.service.systemd import Notifier
 
 MAX_RSS_BYTES = 120_000_000

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from youtu_llm.service.api.schemas import BODIES, Body
+from youtu_llm.service.http.schemas import BODIES, Body
 
 BOUND = {"string": "maxLength", "array": "maxItems"}
 

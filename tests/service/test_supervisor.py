@@ -13,7 +13,7 @@ import psutil
 import pytest
 from harness import Daemon, events
 
-from youtu_llm.service.supervisor import LONGEST_RESTART_DELAY_S, RestartWindow
+from youtu_llm.service.supervision.supervisor import LONGEST_RESTART_DELAY_S, RestartWindow
 
 Start = Callable[..., Daemon]
 

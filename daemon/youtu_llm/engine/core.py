@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence as Ids
 
 import msgspec
+import psutil
 import torch
 
 from youtu_llm.engine.kv_cache import KVCache
@@ -16,7 +17,15 @@ from youtu_llm.engine.page_pool import PagePool
 from youtu_llm.engine.runner import Runner
 from youtu_llm.engine.scheduler import Limits, Plan, Progress, Scheduler, num_pages
 from youtu_llm.engine.sequence import Sequence
-from youtu_llm.protocol import EngineConfig, Output, PageStats, SamplingParams
+from youtu_llm.protocol import (
+    EngineConfig,
+    Heartbeat,
+    MemoryStats,
+    Output,
+    PageStats,
+    Phase,
+    SamplingParams,
+)
 
 PIN_ID = ""  # no request's: those of clients have a character at least
 
@@ -143,6 +152,27 @@ class Core:
         pool = self.pool
         return PageStats(
             pool.num_used, pool.num_free, pool.num_pages, self.plan.limit_by, pool.num_cached
+        )
+
+    def memory_stats(self) -> MemoryStats:
+        if self.cache.device.type == "cuda":
+            used = torch.cuda.memory_reserved(self.cache.device)
+        else:
+            used = psutil.Process().memory_info().rss
+        plan = self.plan
+        return MemoryStats(plan.weights, self.cache.num_bytes, plan.workspace, used, plan.total)
+
+    def heartbeat(self, phase: Phase, plan: Plan | None = None) -> Heartbeat:
+        """The engine's state; `plan` is the step about to run."""
+        prefilling = () if plan is None else plan.prefilling
+        return Heartbeat(
+            phase,
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            step_tokens=0 if plan is None else plan.num_tokens,
+            prefilling=prefilling,
+            pages=self.page_stats(),
+            memory=self.memory_stats(),
         )
 
     def _fail_numerically(self, seq: Sequence) -> Output:

@@ -8,11 +8,12 @@ from pathlib import Path
 import psutil
 import torch
 
-from youtu_llm.engine.loader import Checkpoint
+from youtu_llm.engine.backend import Backend
+from youtu_llm.engine.checkpoint import Checkpoint
 from youtu_llm.engine.models.rope import RopePlan
+from youtu_llm.engine.models.spec import Model
 from youtu_llm.engine.scheduler import num_pages as num_pages_of
 from youtu_llm.errors import ResourceError
-from youtu_llm.ops.api import CacheSpec
 from youtu_llm.protocol import PAGE_SIZE, EngineConfig
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -54,23 +55,19 @@ class EnginePlan:
 def plan(
     config: EngineConfig,
     checkpoint: Checkpoint,
-    spec: CacheSpec,
+    kind: type[Model],
     rope_plan: RopePlan,
-    *,
-    activation_width: int,
-    rope_dim: int,
-    vocab_size: int,
-    dtype: torch.dtype,
-    cache_dtype: torch.dtype,
-    device: torch.device,
+    backend: Backend,
 ) -> EnginePlan:
     """Raises ResourceError, with the whole table, when not even one conversation fits."""
-    total, total_by = _total(config, device)
-    weights = checkpoint.loaded_bytes(dtype)
-    logits = config.max_num_seqs * vocab_size * 4
-    rope_bytes = rope_plan.max_positions * rope_dim * 4
-    workspace = config.max_step_tokens * activation_width * dtype.itemsize + logits + rope_bytes
-    page_bytes = PAGE_SIZE * spec.token_bytes(cache_dtype)
+    model, ops = checkpoint.config, backend.ops
+    total, total_by = _total(config, ops.device)
+    weights = checkpoint.loaded_bytes(ops.dtype)
+    logits = config.max_num_seqs * model.int("vocab_size") * 4
+    rope_bytes = rope_plan.max_positions * kind.rope_dim(model) * 4
+    step = config.max_step_tokens * kind.activation_width(model) * ops.dtype.itemsize
+    workspace = step + logits + rope_bytes
+    page_bytes = PAGE_SIZE * kind.cache_spec(model).token_bytes(backend.cache_dtype)
 
     longest = rope_plan.max_positions
     pinned = num_pages_of(len(config.pinned_prefix_ids))

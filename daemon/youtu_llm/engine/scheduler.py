@@ -47,6 +47,11 @@ class Plan:
         return sum(self.chunks.values())
 
     @property
+    def prefilling(self) -> tuple[str, ...]:
+        """Ids of the requests whose prompts it computes."""
+        return tuple(seq.id for seq in self.chunks if not seq.num_generated)
+
+    @property
     def copies(self) -> list[tuple[int, int]]:
         """(from, to) pages to copy before the step."""
         return [

@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import functools
 import logging
 import select
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-import torch
+import msgspec
 
 from youtu_llm import manifest, protocol
-from youtu_llm.engine import backend as backends
-from youtu_llm.engine import faults, loader, memory
+from youtu_llm.engine.build import build
 from youtu_llm.engine.core import Core
-from youtu_llm.engine.kv_cache import KVCache
-from youtu_llm.engine.models import registry, rope
 from youtu_llm.errors import ModelError, ResourceError
 from youtu_llm.protocol import (
     Abort,
@@ -36,10 +32,7 @@ from youtu_llm.protocol import (
     Fatal,
     FromEngine,
     Heartbeat,
-    Hello,
-    MemoryStats,
     Output,
-    Phase,
     Pin,
     Shutdown,
     Step,
@@ -89,18 +82,16 @@ class Link:
 
 class Worker:
     def __init__(self, link: Link) -> None:
-        self._link = link
-        self._core: Core | None = None
+        self.link = link
         self._last_heartbeat_s = 0.0
 
     def run(self) -> None:
         config = self._wait_for_config()
-        core = self._load(config)
-        faults.install(core, self._link.socket)
+        core = self.load(config)
         while True:
             timeout_s = 0.0 if core.has_work else IDLE_HEARTBEAT_S
             outputs: list[Output] = []
-            for message in self._link.receive(timeout_s):
+            for message in self.link.receive(timeout_s):
                 if isinstance(message, Shutdown):
                     return
                 outputs += self._handle(core, message)
@@ -109,24 +100,24 @@ class Worker:
                 self._send(self._step(core))
             else:
                 core.idle()
-                self._heartbeat("idle", min_gap_s=IDLE_HEARTBEAT_S / 2)
+                if self._is_due(IDLE_HEARTBEAT_S / 2):
+                    self._beat(core.heartbeat("idle"))
 
     def _step(self, core: Core) -> list[Output]:
         plan = core.plan_step()
-        # Always announced when it may take long, or is a request's first.
-        prefilling = tuple(seq.id for seq in plan.chunks if not seq.num_generated)
-        is_short = plan.num_tokens == 1 and not prefilling
-        min_gap_s = STEP_HEARTBEAT_S if is_short else 0
-        self._heartbeat("step", plan.num_tokens, prefilling, min_gap_s=min_gap_s)
+        # Announced when it may take long or is a request's first; other steps only now and then.
+        is_short = plan.num_tokens == len(plan.chunks) and not plan.prefilling
+        if not is_short or self._is_due(STEP_HEARTBEAT_S):
+            self._beat(core.heartbeat("step", plan))
         return core.run_step(plan)
 
     def _send(self, outputs: list[Output]) -> None:
         if outputs:
-            self._link.send(Step(tuple(outputs)))
+            self.link.send(Step(tuple(outputs)))
 
     def _wait_for_config(self) -> EngineConfig:
         while True:
-            messages = self._link.receive(60.0)
+            messages = self.link.receive(60.0)
             for i, message in enumerate(messages):
                 if isinstance(message, Shutdown):
                     raise Disconnected
@@ -137,77 +128,22 @@ class Worker:
                         f"the daemon speaks protocol {message.protocol_version}, this engine "
                         f"{protocol.PROTOCOL_VERSION}: install the same version of both"
                     )
-                self._link.unread = messages[i + 1 :]
+                self.link.unread = messages[i + 1 :]
                 return message.config
 
-    def _load(self, config: EngineConfig) -> Core:
+    def load(self, config: EngineConfig) -> Core:
         check = manifest.Check(Path(config.model_dir))
         try:
-            core, hello = self._build(config, check.digest)
+            core, hello = build(config, on_progress=self._report_progress)
         finally:
-            # Of a damaged file it says more than who tripped over it.
-            check.finish(lambda: self._heartbeat("loading", progress=1.0))
-        self._link.send(hello)
+            # A damaged file's digest explains more than the error it caused.
+            check.finish(lambda: self._report_progress(Heartbeat("loading", progress=1.0)))
+        self.link.send(msgspec.structs.replace(hello, model_digest=check.digest))
         return core
 
-    def _build(self, config: EngineConfig, digest: str) -> tuple[Core, Hello]:
-        started = time.monotonic()
-        self._heartbeat("loading")
-        checkpoint = loader.Checkpoint(Path(config.model_dir))
-        kind = registry.find(checkpoint.config)
-        plan_rope = functools.partial(
-            rope.plan, checkpoint.config, kind.extension, long_context=config.long_context
-        )
-        rope_plan = plan_rope(max_tokens=config.max_context_tokens)
-        backend = backends.choose(config)
-        ops, spec = backend.ops, kind.cache_spec(checkpoint.config)
-        vocab_size = checkpoint.config.int("vocab_size")
-        if ops.device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(config.memory_fraction, ops.device)
-        plan = memory.plan(
-            config,
-            checkpoint,
-            spec,
-            rope_plan,
-            activation_width=kind.activation_width(checkpoint.config),
-            rope_dim=kind.rope_dim(checkpoint.config),
-            vocab_size=vocab_size,
-            dtype=ops.dtype,
-            cache_dtype=backend.cache_dtype,
-            device=ops.device,
-        )
-        if plan.max_model_len < rope_plan.max_positions:
-            # The pages hold less than the model reaches: stretch no further than they do.
-            rope_plan = plan_rope(max_tokens=plan.max_model_len)
-        for line in str(plan).splitlines():
-            log.info("plan: %s", line)
-        for note in (*rope_plan.notes, *rope_plan.warnings, *backend.degraded):
-            log.info("%s", note)
-        model = loader.load(
-            checkpoint, ops, rope_plan, lambda share: self._heartbeat("loading", progress=share)
-        )
-        cache = KVCache(spec, backend.cache_dtype, ops.device, plan.num_pages)
-        eos = checkpoint.eos_token_ids()
-        core = Core(model, cache, config, plan, vocab_size=vocab_size, eos_token_ids=eos)
-        self._core = core
-        core.pin(config.pinned_prefix_ids)
-        while core.has_work:
-            self._step(core)
-        return core, Hello(
-            architecture=checkpoint.config.architecture,
-            backend=ops.name,
-            device=str(ops.device),
-            max_model_len=plan.max_model_len,
-            window_tokens=plan.window_pages * protocol.PAGE_SIZE,
-            vocab_size=vocab_size,
-            eos_token_ids=eos,
-            load_s=time.monotonic() - started,
-            pages=core.page_stats(),
-            memory=self._memory(core),
-            degraded=(*rope_plan.warnings, *backend.degraded),
-            plan=str(plan),
-            model_digest=digest,
-        )
+    def _report_progress(self, heartbeat: Heartbeat) -> None:
+        if heartbeat.step_tokens or self._is_due(STEP_HEARTBEAT_S):
+            self._beat(heartbeat)
 
     def _handle(self, core: Core, message: protocol.ToEngine) -> list[Output]:
         output: Output | None = None
@@ -221,47 +157,17 @@ class Worker:
             core.pin(message.prompt_ids)
         return [output] if output else []
 
-    def _heartbeat(
-        self,
-        phase: Phase,
-        step_tokens: int = 0,
-        prefilling: tuple[str, ...] = (),
-        *,
-        progress: float = 0.0,
-        min_gap_s: float = STEP_HEARTBEAT_S,
-    ) -> None:
-        now = time.monotonic()
-        if now - self._last_heartbeat_s < min_gap_s:
-            return
-        self._last_heartbeat_s = now
-        core = self._core
-        if core is None:
-            self._link.send(Heartbeat(phase, progress=progress))
-            return
-        scheduler = core.scheduler
-        self._link.send(
-            Heartbeat(
-                phase,
-                running=len(scheduler.running),
-                waiting=len(scheduler.waiting),
-                step_tokens=step_tokens,
-                prefilling=prefilling,
-                pages=core.page_stats(),
-                memory=self._memory(core),
-                progress=progress,
-            )
-        )
+    def _is_due(self, gap_s: float) -> bool:
+        return time.monotonic() - self._last_heartbeat_s >= gap_s
 
-    def _memory(self, core: Core) -> MemoryStats:
-        if core.cache.device.type == "cuda":
-            used = torch.cuda.memory_reserved(core.cache.device)
-        else:
-            used = psutil.Process().memory_info().rss
-        plan = core.plan
-        return MemoryStats(plan.weights, core.cache.num_bytes, plan.workspace, used, plan.total)
+    def _beat(self, heartbeat: Heartbeat) -> None:
+        self._last_heartbeat_s = time.monotonic()
+        self.link.send(heartbeat)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(
+    arguments: list[str] | None = None, *, make_worker: Callable[[Link], Worker] = Worker
+) -> int:
     parser = argparse.ArgumentParser(prog="youtu-engine", description="Run by `youtu serve`.")
     parser.add_argument("--fd", type=int, required=True, help="the inherited socket")
     fd = parser.parse_args(arguments).fd
@@ -272,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service; it tells us
     link = Link(socket.socket(fileno=fd))
     try:
-        Worker(link).run()
+        make_worker(link).run()
     except Disconnected:
         return 0
     except (ModelError, ResourceError) as error:

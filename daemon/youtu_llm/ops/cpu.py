@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from youtu_llm.errors import ModelError
-from youtu_llm.ops import native
+from youtu_llm.ops import library
 from youtu_llm.ops.api import Batch, CacheStorage, DenseWeight, Linear
-from youtu_llm.ops.shared import DenseRows, Int8Rows, NativeOps, PackedInt4, row_stride
+from youtu_llm.ops.native_ops import DenseRows, Int8Rows, NativeOps, PackedInt4, row_stride
 
 ISA_VARIABLE = "YOUTU_CPU_ISA"  # plain, avx2, avx512, amx, neon; unset: the best there is
 _SLAB_BYTES = 64 << 20
@@ -90,7 +90,7 @@ class CpuOps(NativeOps):
     device = torch.device("cpu")
     dtype = torch.float32
     groups = "32, 64 or 128"
-    cache_dtypes: ClassVar = {torch.float32: native.FLOAT32, torch.float16: native.FLOAT16}
+    cache_dtypes: ClassVar = {torch.float32: library.FLOAT32, torch.float16: library.FLOAT16}
 
     def __init__(self, threads: int) -> None:
         """Start `threads` - 1 workers; the calling thread is the other one.
@@ -98,15 +98,15 @@ class CpuOps(NativeOps):
         Raises ResourceError if YOUTU_CPU_ISA names what this machine lacks, ModelError if the
         library is missing or its self-test fails.
         """
-        self._lib = native.load("cpu")
+        self._lib = library.load("cpu")
         size = self._lib.youtu_workspace_bytes(threads)
         workspace = HugePages().empty(size)
         wanted = os.environ.get(ISA_VARIABLE, "")
-        native.check(
+        library.check(
             self._lib.youtu_init(threads, wanted.encode(), workspace.data_ptr(), size),
             f"starting the CPU kernels ({ISA_VARIABLE}={wanted!r}, {threads} threads)",
         )
-        native.workspaces["cpu"] = workspace
+        library.workspaces["cpu"] = workspace
         self.isa: str = self._lib.youtu_isa().decode()
         self._memory = HugePages()
         self._activations = Activations()
@@ -140,7 +140,7 @@ class CpuOps(NativeOps):
             None,
         )
         if status:
-            native.check(status, "linear")
+            library.check(status, "linear")
         return y
 
     def logits(self, x: Tensor, head: Linear) -> Tensor:
@@ -164,7 +164,7 @@ class CpuOps(NativeOps):
             None,
         )
         if status:
-            native.check(status, f"gqa_attention of {num_heads} heads of {head_dim}")
+            library.check(status, f"gqa_attention of {num_heads} heads of {head_dim}")
         return out
 
     def mla_attention(
@@ -199,5 +199,5 @@ class CpuOps(NativeOps):
             None,
         )
         if status:
-            native.check(status, f"mla_attention of {num_heads} heads of {nope} + {q_dim - nope}")
+            library.check(status, f"mla_attention of {num_heads} heads of {nope} + {q_dim - nope}")
         return out

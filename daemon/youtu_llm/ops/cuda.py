@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from youtu_llm.errors import ModelError, ResourceError
-from youtu_llm.ops import native
+from youtu_llm.ops import library
 from youtu_llm.ops.api import Batch, CacheStorage, Linear, Rope
-from youtu_llm.ops.device_memory import DeviceMemory
-from youtu_llm.ops.parts import Part, divide
-from youtu_llm.ops.shared import DenseRows, Int8Rows, NativeOps, PackedInt4, row_stride
+from youtu_llm.ops.cuda_memory import DeviceMemory
+from youtu_llm.ops.cuda_parts import Part, divide
+from youtu_llm.ops.native_ops import DenseRows, Int8Rows, NativeOps, PackedInt4, row_stride
 
 IMAGE_VARIABLE = "YOUTU_CUDA_IMAGE"  # sm_87, compute_80 ...; unset: the device's own
 MAX_NORM_WIDTH = 3072  # of eight rows in shared memory
@@ -34,7 +34,7 @@ class CudaOps(NativeOps):
     dtype = torch.float16
     can_capture = True
     groups = "128"
-    cache_dtypes: ClassVar = {torch.float16: native.FLOAT16}
+    cache_dtypes: ClassVar = {torch.float16: library.FLOAT16}
 
     def __init__(self, device: torch.device) -> None:
         """Load the device code.
@@ -47,7 +47,7 @@ class CudaOps(NativeOps):
         torch.cuda.set_device(self.device)
         # PyTorch would give cuBLAS 32 MiB on large devices. Read when cuBLAS is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2:16:8")
-        self._lib = native.load("cuda")
+        self._lib = library.load("cuda")
         size = self._lib.youtu_workspace_bytes(1)
         workspace = torch.zeros(size, dtype=torch.uint8, device=self.device)
         image = os.environ.get(IMAGE_VARIABLE, "")
@@ -58,7 +58,7 @@ class CudaOps(NativeOps):
                 f"the CUDA kernels have no code for this device (compute capability {major}.{minor}"
                 f", {IMAGE_VARIABLE}={image!r}, error {status})"
             )
-        native.workspaces["cuda"] = workspace
+        library.workspaces["cuda"] = workspace
         self.image: str = self._lib.youtu_isa().decode()
         self._memory: DeviceMemory = DeviceMemory(self.device)
         self._parts_of: tuple[Batch, CacheStorage, list[Part]] | None = None
@@ -115,7 +115,7 @@ class CudaOps(NativeOps):
         status = self._lib.youtu_argmax(
             ids.data_ptr(), logits.data_ptr(), *logits.shape, self._stream()
         )
-        native.check(status, "argmax")
+        library.check(status, "argmax")
         return ids
 
     def advance(self, batch: Batch, token_ids: Tensor, found: Tensor, turn: Tensor) -> None:
@@ -130,7 +130,7 @@ class CudaOps(NativeOps):
             batch.num_tokens,
             self._stream(),
         )
-        native.check(status, "advance")
+        library.check(status, "advance")
 
     # --- fused
 
@@ -149,7 +149,7 @@ class CudaOps(NativeOps):
             return super().norm_gated(x, delta, norm, eps, gate_up)
         if _can_fuse(x, gate_up):
             return self._norm_linear(x, delta, norm, eps, gate_up, data, gated=True)
-        if x.shape[0] <= native.FEW_ROWS:
+        if x.shape[0] <= library.FEW_ROWS:
             return super().norm_gated(x, delta, norm, eps, gate_up)
         return x, self._gated(self._normed(x, delta, norm, eps), gate_up, data)
 
@@ -167,7 +167,7 @@ class CudaOps(NativeOps):
             row_stride(x),
             self._stream(),
         )
-        native.check(status, "gated linear")
+        library.check(status, "gated linear")
         return y
 
     def _norm_linear(
@@ -201,7 +201,7 @@ class CudaOps(NativeOps):
             eps,
             self._stream(),
         )
-        native.check(status, "norm_linear")
+        library.check(status, "norm_linear")
         return total, y
 
     # --- attention
@@ -232,7 +232,7 @@ class CudaOps(NativeOps):
                 scale,
                 self._stream(),
             )
-            native.check(status, f"gqa_attention of {num_heads} heads of {head_dim}")
+            library.check(status, f"gqa_attention of {num_heads} heads of {head_dim}")
         return _joined(outs)
 
     def mla(
@@ -274,7 +274,7 @@ class CudaOps(NativeOps):
             eps,
             self._stream(),
         )
-        native.check(status, f"mla of {num_heads} heads, latent of {kv_b.in_features}")
+        library.check(status, f"mla of {num_heads} heads, latent of {kv_b.in_features}")
         return out
 
     def _mla_norm_rope_cache(
@@ -305,7 +305,7 @@ class CudaOps(NativeOps):
             eps,
             self._stream(),
         )
-        native.check(status, "mla_norm_rope_cache")
+        library.check(status, "mla_norm_rope_cache")
 
     def mla_attention(
         self,
@@ -349,7 +349,7 @@ class CudaOps(NativeOps):
                 scale,
                 self._stream(),
             )
-            native.check(status, f"mla_attention of {num_heads} heads of {nope} + {q_dim - nope}")
+            library.check(status, f"mla_attention of {num_heads} heads of {nope} + {q_dim - nope}")
         return _joined(outs)
 
     def _gather(self, part: Part, cache: CacheStorage, layer: int) -> Tensor:
@@ -358,7 +358,7 @@ class CudaOps(NativeOps):
         status = self._lib.youtu_cache_gather(
             entries.data_ptr(), part.step, 0, len(entries), layer, self._stream()
         )
-        native.check(status, "cache_gather")
+        library.check(status, "cache_gather")
         return entries
 
     def _parts(self, batch: Batch, cache: CacheStorage) -> list[Part]:
@@ -370,7 +370,7 @@ class CudaOps(NativeOps):
 
 
 def _can_fuse(x: Tensor, w: Linear) -> bool:
-    return x.shape[0] <= native.FEW_ROWS and w.in_features <= MAX_NORM_WIDTH
+    return x.shape[0] <= library.FEW_ROWS and w.in_features <= MAX_NORM_WIDTH
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

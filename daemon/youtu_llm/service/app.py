@@ -16,22 +16,23 @@ from aiohttp import web
 
 from youtu_llm import paths
 from youtu_llm.config import Loaded
-from youtu_llm.service import listeners
-from youtu_llm.service.api.chat import ChatRoutes
-from youtu_llm.service.api.control import ControlRoutes
-from youtu_llm.service.api.openai import OpenAIRoutes
-from youtu_llm.service.api.routes import Access, make_application
-from youtu_llm.service.api.sessions import SessionRoutes
-from youtu_llm.service.board import Board
-from youtu_llm.service.choice import Choice
-from youtu_llm.service.engine_client import EngineClient
+from youtu_llm.service.http import listeners
+from youtu_llm.service.http.access import Access
+from youtu_llm.service.http.application import make_application
+from youtu_llm.service.http.chat import ChatRoutes
+from youtu_llm.service.http.control import ControlRoutes
+from youtu_llm.service.http.openai import OpenAIRoutes
+from youtu_llm.service.http.sessions import SessionRoutes
+from youtu_llm.service.live import LoadTokenizer, Setup
 from youtu_llm.service.metrics import Metrics
-from youtu_llm.service.pipeline import LAST_WORDS_S, Pipeline
 from youtu_llm.service.profiles import Profiles
-from youtu_llm.service.setup import LoadTokenizer, Setup
-from youtu_llm.service.state import State, Status
-from youtu_llm.service.supervisor import Supervisor
+from youtu_llm.service.requests.pipeline import LAST_WORDS_S, Pipeline
+from youtu_llm.service.saved_profile import Choice
+from youtu_llm.service.status import State, Status
+from youtu_llm.service.supervision.client import EngineClient
+from youtu_llm.service.supervision.supervisor import Supervisor
 from youtu_llm.service.systemd import Notifier
+from youtu_llm.service.thermal import Board
 from youtu_llm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import os
 
 import sdnotify
 
-from youtu_llm.service.state import State, Status
+from youtu_llm.service.status import State, Status
 
 logger = logging.getLogger(__name__)
 

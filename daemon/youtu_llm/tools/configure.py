@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from youtu_llm import atomicfile, config, explain, yamlsource
+from youtu_llm import atomicfile, config, explain, paths, yamlsource
 from youtu_llm.config import Loaded
 from youtu_llm.errors import ConfigError, NotFound, YoutuError
 from youtu_llm.settings import SECRETS, Settings
+
+
+def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Loaded:
+    """The effective configuration. `file`, or the one YOUTU_CONFIG names, must exist; the
+    default one need not. Raises ConfigError."""
+    is_optional = file is None and not os.environ.get("YOUTU_CONFIG")
+    return config.load(
+        file or paths.config_file(),
+        profile_dirs=paths.profile_dirs(),
+        environ=os.environ,
+        flags=flags or {},
+        config_optional=is_optional,
+    )
 
 
 def show(loaded: Loaded) -> Iterator[str]:

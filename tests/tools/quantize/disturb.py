@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from youtu_llm.engine.models.spec import ModelConfig
+from youtu_llm.engine.checkpoint import ModelConfig
 from youtu_llm.tools import model_dir
 from youtu_llm.tools.quantize import folds
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from tests.engine import tiny
 from tests.text.samples import DATA, write_sample_tokenizer
-from youtu_llm.engine.models.spec import ModelConfig
+from youtu_llm.engine.checkpoint import ModelConfig
 from youtu_llm.ops import awq
 from youtu_llm.tools.quantize.block import Tensors
 from youtu_llm.tools.quantize.run import Options, Recipe

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lab.evals import texts
 from tests.text.samples import write_sample_tokenizer
 from youtu_llm.errors import ModelError
 from youtu_llm.text.tokenizer import Tokenizer
-from youtu_llm.tools.evals import texts
 from youtu_llm.tools.quantize import calibration
 
 DATA = Path(__file__).parents[4] / "shared" / "data"

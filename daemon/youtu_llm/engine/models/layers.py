@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-from youtu_llm.engine.models.spec import Model, ModelConfig
+from youtu_llm.engine.checkpoint import ModelConfig
+from youtu_llm.engine.models.spec import Model
+from youtu_llm.engine.weights import Weights
 from youtu_llm.ops.api import Batch, CacheStorage, Linear, Ops, Rope
-
-if TYPE_CHECKING:
-    from youtu_llm.engine.loader import Weights
 
 
 class GQAttention:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from youtu_llm.engine.checkpoint import ModelConfig
 from youtu_llm.engine.models.layers import Attention, Decoder, GQAttention, head_shape
-from youtu_llm.engine.models.spec import Extension, ModelConfig
+from youtu_llm.engine.models.spec import Extension
+from youtu_llm.engine.weights import Weights
 from youtu_llm.errors import ModelError
 from youtu_llm.ops.api import CacheSpec, Ops, Rope
-
-if TYPE_CHECKING:
-    from youtu_llm.engine.loader import Weights
 
 
 class Llama(Decoder):

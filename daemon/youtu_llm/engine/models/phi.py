@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
+from youtu_llm.engine.checkpoint import ModelConfig
 from youtu_llm.engine.models.layers import GQAttention, head_shape
-from youtu_llm.engine.models.spec import Extension, Model, ModelConfig
+from youtu_llm.engine.models.spec import Extension, Model
+from youtu_llm.engine.weights import Weights
 from youtu_llm.errors import ModelError
 from youtu_llm.ops.api import Batch, CacheSpec, CacheStorage, Ops, Rope
-
-if TYPE_CHECKING:
-    from youtu_llm.engine.loader import Weights
 
 
 class PhiLayer:

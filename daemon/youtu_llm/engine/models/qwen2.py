@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from youtu_llm.engine.checkpoint import ModelConfig
 from youtu_llm.engine.models.llama import Llama
-from youtu_llm.engine.models.spec import Extension, ModelConfig
+from youtu_llm.engine.models.spec import Extension
 from youtu_llm.errors import ModelError
 from youtu_llm.ops.api import CacheSpec
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from youtu_llm.engine.models.spec import Extension, Model, ModelConfig
+from youtu_llm.engine.checkpoint import ModelConfig
+from youtu_llm.engine.models.spec import Extension, Model
 from youtu_llm.errors import ModelError
 from youtu_llm.ops.api import Rope
 

@@ -6,18 +6,15 @@ all heads together; keys and values are made from it by `kv_b` when they are nee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
+from youtu_llm.engine.checkpoint import ModelConfig
 from youtu_llm.engine.models import rope as rope_module
 from youtu_llm.engine.models.layers import Attention, Decoder
-from youtu_llm.engine.models.spec import Extension, ModelConfig
+from youtu_llm.engine.models.spec import Extension
+from youtu_llm.engine.weights import Weights
 from youtu_llm.errors import ModelError
 from youtu_llm.ops.api import Batch, CacheSpec, CacheStorage, Ops, Rope
-
-if TYPE_CHECKING:
-    from youtu_llm.engine.loader import Weights
 
 
 class MLAttention:

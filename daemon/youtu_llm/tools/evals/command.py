@@ -1,4 +1,4 @@
-"""The `youtu eval` commands: their options, and what each puts together."""
+"""`youtu eval gsm8k | cmath`: word problems that the running daemon answers."""
 
 from __future__ import annotations
 
@@ -8,70 +8,48 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from youtu_llm import paths
-from youtu_llm.errors import ModelError
+if TYPE_CHECKING:
+    from youtu_llm.tools.evals.tasks import Task
 
-TASKS = {
+HELP = {
     "gsm8k": "ask the daemon English word problems (GSM8K) and count right answers",
     "cmath": "ask the daemon Chinese word problems (CMATH) and count right answers",
-    "humaneval": "let the daemon write Python functions (HumanEval); their tests run in a sandbox",
 }
-DOMAINS = ("chinese", "english", "mathematics", "code")
 Command = Callable[..., argparse.ArgumentParser]
 
 
-def add(command: Command, group: Any, positive: Callable[[str], int]) -> None:
+def add(command: Command, group: Any) -> None:
     """Add the subcommands to `group`, by `command(name, run, help, group)`."""
-    kl = command("kl", _kl, "compare a model with the one it was made from, token by token", group)
-    ppl = command("ppl", _ppl, "measure how well a model predicts held-out text", group)
-    for parser in (kl, ppl):
-        parser.add_argument("model", metavar="MODEL", help="a model's name or directory")
-    kl.add_argument("reference", metavar="REFERENCE", help="the original's name or directory")
-    for parser in (kl, ppl):
-        parser.description = f"{parser.description}. {_OFFLINE}"
-        parser.add_argument(
-            "--domain",
-            action="append",
-            choices=DOMAINS,
-            help="only this one; may be given again",
-        )
-        parser.add_argument("--file", type=Path, metavar="FILE", help="a text of yours instead")
-        parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
-        parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (all)")
-        parser.add_argument(
-            "--kernels",
-            choices=("auto", "native", "reference"),
-            default="auto",
-            help="reference: plain torch, the weights' loss without the kernels' (%(default)s)",
-        )
-        _add_common(parser, positive, "documents of a domain (all)")
-    for name, help in TASKS.items():
-        parser = command(name, _ask, help, group)
-        parser.set_defaults(task=name)
-        parser.add_argument("--file", type=Path, metavar="FILE", help="the data set's file")
-        parser.add_argument(
-            "--against", metavar="HOST", help="another daemon, asked the same: a socket or URL"
-        )
-        parser.add_argument(
-            "--concurrency",
-            type=positive,
-            default=1,
-            metavar="N",
-            help="questions a daemon gets at the same time (%(default)s)",
-        )
-        _add_common(parser, positive, "questions (all)")
+    for name, help in HELP.items():
+        add_task(command(name, lambda args, name=name: _ask(args, name), help, group))
 
 
-_OFFLINE = (
-    "The daemon does not give logits, so this loads the models itself, with the engine's own"
-    " code and Python; a reference stays in memory beside the model, unquantised weights with 4"
-    " bytes each on a CPU"
-)
+def positive(text: str) -> int:
+    """An argument's type: a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
 
 
-def _add_common(parser: argparse.ArgumentParser, positive: Callable[[str], int], of: str) -> None:
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """The options of a task that a running daemon answers; `ask` reads them."""
+    parser.add_argument("--file", type=Path, metavar="FILE", help="the data set's file")
+    parser.add_argument(
+        "--against", metavar="HOST", help="another daemon, asked the same: a socket or URL"
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="questions a daemon gets at the same time (%(default)s)",
+    )
+    add_common(parser, "questions (all)")
+
+
+def add_common(parser: argparse.ArgumentParser, of: str) -> None:
     parser.add_argument("--limit", type=positive, metavar="N", help=f"how many {of}")
     parser.add_argument(
         "--data",
@@ -87,12 +65,18 @@ def _add_common(parser: argparse.ArgumentParser, positive: Callable[[str], int],
     )
 
 
-def _ask(args: argparse.Namespace) -> None:
+def _ask(args: argparse.Namespace, name: str) -> None:
+    from youtu_llm.tools.evals import tasks
+
+    ask(args, tasks.TASKS[name])
+
+
+def ask(args: argparse.Namespace, task: Task) -> None:
+    """Ask the daemons, keep every answer in a file and print the report."""
     from youtu_llm.tools.client import Daemon
-    from youtu_llm.tools.evals import asking, datasets, tasks
+    from youtu_llm.tools.evals import asking, datasets
     from youtu_llm.tools.evals.results import Results
 
-    task = tasks.TASKS[args.task]
     path = datasets.find(task.data_set, args.file or datasets.folder(args.data))
     questions = task.questions(path, args.limit)
     about = {
@@ -121,74 +105,6 @@ def _ask(args: argparse.Namespace) -> None:
             if rows := [row for row in results.rows if row["id"] in asked]:
                 print(asking.report(rows, models[0].name))
                 print(f"every answer: {out}")
-
-
-def _kl(args: argparse.Namespace) -> None:
-    _measure(args, args.reference)
-
-
-def _ppl(args: argparse.Namespace) -> None:
-    _measure(args, None)
-
-
-def _measure(args: argparse.Namespace, reference: str | None) -> None:
-    from youtu_llm.cli import go_on_under_engine_python
-
-    go_on_under_engine_python()
-    from youtu_llm import manifest
-    from youtu_llm.engine import backend as backends
-    from youtu_llm.protocol import EngineConfig
-    from youtu_llm.tools.evals import datasets, divergence, texts
-    from youtu_llm.tools.evals.results import Results
-
-    folders = [_model_dir(name) for name in (args.model, reference) if name]
-    if args.file:
-        held_out = texts.of_file(args.file, args.limit)
-    else:
-        held_out = texts.held_out(datasets.folder(args.data), args.domain or DOMAINS, args.limit)
-    backend = backends.choose(
-        EngineConfig(
-            str(folders[0]), device=args.device, kernels=args.kernels, threads=args.threads or 0
-        )
-    )
-    for note in backend.degraded:
-        print(f"youtu: {note}", file=sys.stderr)
-    kind = "kl" if reference else "ppl"
-    about = {
-        "eval": kind,
-        "models": [[folder.name, manifest.identity(folder)] for folder in folders],
-        "data": held_out.digest,
-        "backend": backend.ops.name,
-    }
-    names = "-".join((kind, *(folder.name for folder in folders), *(args.domain or ())))
-    out = args.out or Path(f"eval-{names}.jsonl")
-    with Results(out, about) as results:
-        try:
-            divergence.run(
-                folders[0],
-                folders[1] if reference else None,
-                held_out.documents,
-                results,
-                backend,
-                on_progress=Progress("documents"),
-            )
-        finally:
-            wanted = {document.id for document in held_out.documents}
-            if rows := [row for row in results.rows if row["id"] in wanted]:
-                print(divergence.report(rows, with_reference=bool(reference)))
-                if len(rows) < len(wanted):
-                    print(f"{len(rows)} of {len(wanted)} documents are measured")
-                print(f"every document: {out} (computed by: {backend.ops.name})")
-
-
-def _model_dir(name: str) -> Path:
-    folder = paths.model_dir(name)
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} is no model: give a name that `youtu models` shows, or a directory with a"
-            " slash, such as ./mine"
-        )
-    return folder
 
 
 class Progress:

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from youtu_llm.engine.checkpoint import ModelConfig, TensorInfo
 from youtu_llm.engine.kv_cache import KVCache
-from youtu_llm.engine.loader import TensorInfo, Weights
 from youtu_llm.engine.models import registry, rope
-from youtu_llm.engine.models.spec import ModelConfig
+from youtu_llm.engine.weights import Weights
 from youtu_llm.ops.api import (
     PAGE_SIZE,
     Batch,

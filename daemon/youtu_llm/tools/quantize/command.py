@@ -58,9 +58,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> None:
-    from youtu_llm.cli import go_on_under_engine_python
+    from youtu_llm.tools import engine_python
 
-    go_on_under_engine_python()
+    engine_python.switch()
     from youtu_llm.tools.importer import require_extra
 
     require_extra()
@@ -74,5 +74,5 @@ def run(args: argparse.Namespace) -> None:
     )
     path: Path = args.path
     if not path.exists() and len(path.parts) == 1:
-        path = paths.models_dir() / path
+        path = paths.model_dir(path.name)
     print(run.quantize(path, args.out.resolve(), options))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from youtu_llm.engine.checkpoint import ModelConfig
 from youtu_llm.engine.models.layers import head_shape
-from youtu_llm.engine.models.spec import ModelConfig
 from youtu_llm.tools.quantize.block import Tensors
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from youtu_llm.engine.models.spec import ModelConfig
+from youtu_llm.engine.checkpoint import ModelConfig
 from youtu_llm.errors import ModelError
 from youtu_llm.ops import awq
 from youtu_llm.tools.quantize import awq as awq_scales

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from youtu_llm import atomicfile, manifest
-from youtu_llm.engine.models.spec import ModelConfig
+from youtu_llm.engine.checkpoint import ModelConfig
 from youtu_llm.errors import ModelError
 from youtu_llm.ops import awq
 from youtu_llm.text.tokenizer import Tokenizer

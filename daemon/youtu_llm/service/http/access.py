@@ -1,0 +1,62 @@
+"""Who may ask: the Unix socket's file mode guards it, these rules guard TCP."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import socket
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from youtu_llm.config import ServiceSection
+from youtu_llm.errors import Forbidden, Unauthorized
+
+_WITHOUT_KEY = frozenset({"/livez", "/readyz"})
+
+
+@dataclass(frozen=True)
+class Access:
+    """The rules for a caller over TCP."""
+
+    api_key: str
+    hosts: frozenset[str]
+    origins: frozenset[str]
+
+    @classmethod
+    def of(cls, service: ServiceSection) -> Access:
+        hosts = {host.lower() for host in (*service.allowed_hosts, service.host)}
+        return cls(service.api_key, frozenset(hosts), frozenset(service.allowed_origins))
+
+    def check(self, request: web.Request) -> None:
+        """Raises Forbidden or Unauthorized."""
+        if is_local(request):
+            return
+        host = request.headers.get("Host", "").lower()
+        if re.sub(r":\d+$", "", host) not in self.hosts:
+            raise Forbidden("this Host is not served here (service.allowed_hosts)")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin not in self.origins and origin != f"http://{host}":
+            raise Forbidden("pages of this Origin may not call (service.allowed_origins)")
+        if request.method != "OPTIONS" and request.path not in _WITHOUT_KEY:
+            self._check_key(request)
+
+    def require_admin(self, request: web.Request) -> None:
+        """Past `check`, a caller over TCP has the key if there is one. Raises Forbidden."""
+        if not is_local(request) and not self.api_key:
+            raise Forbidden("this needs the Unix socket, or an API key over TCP (service.api_key)")
+
+    def _check_key(self, request: web.Request) -> None:
+        if not self.api_key:
+            return
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        given, right = key.encode(errors="replace"), self.api_key.encode()
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given, right):
+            raise Unauthorized("send the API key as Authorization: Bearer KEY")
+
+
+def is_local(request: web.Request) -> bool:
+    """Came over the Unix socket."""
+    transport = request.transport
+    connection = transport.get_extra_info("socket") if transport is not None else None
+    return connection is not None and connection.family == socket.AF_UNIX

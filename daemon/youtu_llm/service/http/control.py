@@ -1,0 +1,140 @@
+"""Operating the daemon: health, metrics, live requests, profiles."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from aiohttp import web
+
+from youtu_llm.errors import NotFound
+from youtu_llm.service.http.access import Access, is_local
+from youtu_llm.service.http.responses import json_response
+from youtu_llm.service.http.schemas import ProfileBody, read_body
+from youtu_llm.service.metrics import Metrics
+from youtu_llm.service.profiles import Profiles
+from youtu_llm.service.requests.pipeline import Pipeline
+from youtu_llm.service.status import State, Status
+
+
+class ControlRoutes:
+    def __init__(
+        self,
+        access: Access,
+        pipeline: Pipeline,
+        status: Status,
+        metrics: Metrics,
+        profiles: Profiles,
+    ) -> None:
+        self._access = access
+        self._pipeline = pipeline
+        self._status = status
+        self._metrics = metrics
+        self._profiles = profiles
+        self.routes = [
+            web.get("/livez", self.livez),
+            web.get("/readyz", self.readyz),
+            web.get("/health", self.health),
+            web.get("/metrics", self.metrics),
+            web.post("/requests/{id}/cancel", self.cancel),
+            self._admin("GET", "/requests", self.requests),
+            self._admin("GET", "/profiles", self.list_profiles),
+            self._admin("GET", "/profile", self.show_profile),
+            self._admin("PUT", "/profile", self.use_profile),
+            self._admin("POST", "/reload", self.reload),
+        ]
+
+    def _admin(self, method: str, path: str, handler: Any) -> web.RouteDef:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            self._access.require_admin(request)
+            response: web.StreamResponse = await handler(request)
+            return response
+
+        return web.route(method, path, guarded)
+
+    async def livez(self, request: web.Request) -> web.StreamResponse:
+        return json_response({"alive": True})
+
+    async def readyz(self, request: web.Request) -> web.StreamResponse:
+        self._status.require_ready()
+        return json_response({"ready": True})
+
+    async def health(self, request: web.Request) -> web.StreamResponse:
+        """The engine's last lines may name files: only for those on this machine's socket."""
+        num_live = len(self._pipeline.live)
+        running = min(self._status.num_running, num_live)  # the heartbeat may be a second old
+        self._note_heat()
+        body = {
+            "profile": self._pipeline.settings.profile,
+            "generation": self._pipeline.setup.generation,
+            "model": self._pipeline.settings.model.name,
+            **self._status.report(with_log=is_local(request)),
+            "board": self._pipeline.board.reading.report(),
+            "queue": {
+                "running": running,
+                "waiting": num_live - running,
+                "limit": self._pipeline.settings.service.queue_size,
+            },
+        }
+        if self._status.state is State.READY:
+            return json_response(body)
+        retry_after_s = self._status.unavailable().retry_after_s
+        return json_response(body, status=503, retry_after_s=retry_after_s)
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        self._note_heat()
+        text = self._metrics.render(self._status, self._pipeline.board, len(self._pipeline.live))
+        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    def _note_heat(self) -> None:
+        board, max_celsius = self._pipeline.board, self._pipeline.settings.bounds.max_celsius
+        hot = f"above {max_celsius} °C (bounds.max_celsius): one answer at a time"
+        self._status.note("heat", hot if board.check(max_celsius) else "")
+
+    async def requests(self, request: web.Request) -> web.StreamResponse:
+        now = time.monotonic()
+        rows = [
+            {
+                "id": generation.id,
+                "profile": generation.settings.profile,
+                "age_s": round(now - generation.clock.received_at, 3),
+                "prompt_tokens": generation.num_prompt_tokens,
+                "completion_tokens": generation.num_tokens,
+            }
+            for generation in self._pipeline.live.values()
+        ]
+        return json_response({"requests": rows})
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        id = request.match_info["id"]
+        generation = self._pipeline.live.get(id)
+        if generation is None:
+            raise NotFound("no request with this id is running")
+        generation.stop("cancelled")
+        return json_response({"id": id, "cancelled": True})
+
+    async def list_profiles(self, request: web.Request) -> web.StreamResponse:
+        names = self._profiles.names()
+        return json_response({"profiles": names, "live": self._pipeline.settings.profile})
+
+    async def show_profile(self, request: web.Request) -> web.StreamResponse:
+        return json_response(self._profile())
+
+    async def use_profile(self, request: web.Request) -> web.StreamResponse:
+        body = await read_body(request, ProfileBody)
+        await self._profiles.use(body.name)
+        return json_response(self._profile())
+
+    async def reload(self, request: web.Request) -> web.StreamResponse:
+        await self._profiles.reload()
+        return json_response(self._profile())
+
+    def _profile(self) -> dict[str, Any]:
+        """What is live; the API key stays here."""
+        settings = self._pipeline.settings
+        return {
+            "name": settings.profile,
+            "generation": self._pipeline.setup.generation,
+            "degraded": self._status.degraded,  # such as a choice that could not be saved
+            "settings": settings.model_dump(mode="json", exclude={"service": {"api_key"}}),
+        }

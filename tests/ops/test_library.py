@@ -1,0 +1,55 @@
+"""The signature table says what the header says."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+
+import pytest
+
+from youtu_llm.errors import ModelError
+from youtu_llm.ops import library
+
+HEADER = Path(__file__).parents[2] / "kernels/include/youtu_kernels.h"
+TEXT = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
+TYPES = {
+    "int32_t": ctypes.c_int32,
+    "int64_t": ctypes.c_int64,
+    "float": ctypes.c_float,
+    "const char*": ctypes.c_char_p,
+    "const youtu_step*": ctypes.POINTER(library.Step),
+}
+
+
+def ctype(c: str) -> object:
+    return TYPES.get(c) or (
+        ctypes.c_void_p if c.endswith("*") else pytest.fail(f"unknown type {c}")
+    )
+
+
+def test_functions_match_the_header() -> None:
+    declared = {}
+    pattern = r"YOUTU_API\s+((?:const )?\w+\*?)\s+(youtu_\w+)\(([^)]*)\);"
+    for result, name, arguments in re.findall(pattern, TEXT):
+        parts = [] if arguments == "void" else [a.strip() for a in arguments.split(",")]
+        kinds = tuple(ctype(re.sub(r"\s+", " ", part).rsplit(" ", 1)[0]) for part in parts)
+        declared[name] = (ctype(result), kinds)
+    assert declared == library.SIGNATURES
+
+
+def test_step_and_constants_match_the_header() -> None:
+    body = re.search(r"typedef struct youtu_step \{(.*?)\}", TEXT, re.DOTALL)
+    assert body is not None
+    fields = re.findall(r"([\w ]+\*?) (\w+);", body[1])
+    assert [(name, ctype(kind.strip())) for kind, name in fields] == list(library.Step._fields_)
+    constants = dict(re.findall(r"#define (YOUTU_\w+) (\d+)", TEXT))
+    assert int(constants["YOUTU_KERNELS_ABI"]) == library.ABI
+    assert int(constants["YOUTU_FLOAT32"]) == library.FLOAT32
+    assert int(constants["YOUTU_FLOAT16"]) == library.FLOAT16
+    assert int(constants["YOUTU_FEW_ROWS"]) == library.FEW_ROWS
+
+
+def test_a_missing_library_says_what_to_do() -> None:
+    with pytest.raises(ModelError, match=r"pip install|engine\.kernels"):
+        library.find("abacus")
