@@ -16,6 +16,12 @@ PROTOCOL_VERSION = 1
 PAGE_SIZE = 256  # tokens of one cache page
 MAX_FRAME_BYTES = 16 << 20  # the longest prompt is 131072 ids of at most 5 bytes
 
+
+def pages_for(num_tokens: int) -> int:
+    """Cache pages that hold so many tokens."""
+    return -(-num_tokens // PAGE_SIZE)
+
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 Phase = Literal["starting", "loading", "idle", "step"]
 

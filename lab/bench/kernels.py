@@ -119,8 +119,9 @@ def _paged(width: int, query: int, context: int) -> tuple[Batch, CacheStorage]:
     import torch
 
     from youtu_llm.ops.api import PAGE_SIZE, Batch, CacheSpec, CacheStorage
+    from youtu_llm.protocol import pages_for
 
-    num_pages = -(-context // PAGE_SIZE)
+    num_pages = pages_for(context)
     memory = torch.randn(num_pages, 1, PAGE_SIZE, width).half()
     addresses = torch.tensor([page.data_ptr() for page in memory], dtype=torch.int64)
     where = torch.arange(context - query, context)

@@ -20,7 +20,8 @@ from youtu_llm.engine.build import load
 from youtu_llm.engine.checkpoint import Checkpoint
 from youtu_llm.engine.kv_cache import KVCache
 from youtu_llm.errors import InvalidRequest, ResourceError
-from youtu_llm.ops.api import PAGE_SIZE, Batch
+from youtu_llm.ops.api import Batch
+from youtu_llm.protocol import pages_for
 from youtu_llm.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 4096  # of a document
@@ -37,7 +38,7 @@ class TeacherForced:
         self.vocab_size = config.int("vocab_size")
         self._model = load(checkpoint, ops)
         self.max_tokens = min(MAX_TOKENS, config.int("max_position_embeddings"))
-        self._pages = list(range(-(-self.max_tokens // PAGE_SIZE)))
+        self._pages = list(range(pages_for(self.max_tokens)))
         self._cache = KVCache(
             self._model.cache_spec(config), backend.cache_dtype, ops.device, len(self._pages)
         )
@@ -50,7 +51,7 @@ class TeacherForced:
         ids = token_ids[:-1]
         for start in range(0, len(ids), CHUNK_TOKENS):
             end = min(start + CHUNK_TOKENS, len(ids))
-            self._cache.ensure(self._pages[: -(-end // PAGE_SIZE)])
+            self._cache.ensure(self._pages[: pages_for(end)])
             rows = range(max(start, first - 1), end)
             logits = self._model.forward(
                 self._batch(ids, start, end, [row - start for row in rows]), self._cache
@@ -61,7 +62,7 @@ class TeacherForced:
     def _batch(self, ids: Sequence[int], start: int, end: int, rows: list[int]) -> Batch:
         """One sequence whose pages are 0, 1, 2 ..., so that a token's slot is its position."""
         device = self._device
-        num_pages = -(-end // PAGE_SIZE)
+        num_pages = pages_for(end)
         positions = torch.arange(start, end, device=device)
         return Batch(
             token_ids=torch.tensor(ids[start:end], device=device),

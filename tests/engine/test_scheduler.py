@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from youtu_llm.engine.page_pool import PagePool
-from youtu_llm.engine.scheduler import Limits, Scheduler, num_pages
+from youtu_llm.engine.scheduler import Limits, Scheduler
 from youtu_llm.engine.sequence import Sequence
-from youtu_llm.protocol import PAGE_SIZE, SamplingParams
+from youtu_llm.protocol import PAGE_SIZE, SamplingParams, pages_for
 
 NUM_PAGES = 12
 
@@ -27,7 +27,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self, window_pages: int, max_num_seqs: int, max_step_tokens: int, pinned: int
     ) -> None:
         self.pool = PagePool(NUM_PAGES)
-        spare = NUM_PAGES - num_pages(pinned) - 1
+        spare = NUM_PAGES - pages_for(pinned) - 1
         self.limits = Limits(
             max_num_seqs, max_step_tokens, 2048 if window_pages else spare * PAGE_SIZE, window_pages
         )
@@ -110,7 +110,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             if self.limits.window_pages:
                 assert len(seq.pages) <= self.limits.window_pages
             start, end = seq.num_computed, seq.num_computed + length
-            for position in {start, *range(-(-start // PAGE_SIZE) * PAGE_SIZE, end, PAGE_SIZE)}:
+            for position in {start, *range(pages_for(start) * PAGE_SIZE, end, PAGE_SIZE)}:
                 page = seq.page_of(position)
                 assert page not in written, "two sequences write one page"
                 written.add(page)

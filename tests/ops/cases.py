@@ -23,6 +23,7 @@ from youtu_llm.ops.api import (
     Int8Weight,
     Rope,
 )
+from youtu_llm.protocol import pages_for
 
 # [out, in] of the models' linears, with the tile traps: N of 576, 2112 and 1000.
 LINEARS = [
@@ -107,14 +108,14 @@ class Paged:
     def entries(self, s: int, layer: int) -> Tensor:
         """Visible entries of sequence s as float64 [context, width]."""
         length = self.batch.context_lens[s]
-        pages = self.batch.page_table[s, : -(-length // PAGE_SIZE)].long()
+        pages = self.batch.page_table[s, : pages_for(length)].long()
         return self.memory[pages, layer].flatten(0, 1)[:length].double()
 
 
 def paged(sequences: list[tuple[int, int]], width: int, dtype: torch.dtype) -> Paged:
     g = generator(width, *itertools.chain(*sequences))
     queries, contexts = zip(*sequences, strict=True)
-    counts = [-(-c // PAGE_SIZE) for c in contexts]
+    counts = [pages_for(c) for c in contexts]
     num_layers, num_pages = 2, sum(counts) + 1
     memory = torch.randn(num_pages, num_layers, PAGE_SIZE, width, generator=g).to(dtype)
     ids = torch.randperm(num_pages, generator=g).to(torch.int32)

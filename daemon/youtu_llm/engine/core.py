@@ -15,7 +15,7 @@ from youtu_llm.engine.memory import EnginePlan
 from youtu_llm.engine.models.spec import Model
 from youtu_llm.engine.page_pool import PagePool
 from youtu_llm.engine.runner import Runner
-from youtu_llm.engine.scheduler import Limits, Plan, Progress, Scheduler, num_pages
+from youtu_llm.engine.scheduler import Limits, Plan, Progress, Scheduler
 from youtu_llm.engine.sequence import Sequence
 from youtu_llm.protocol import (
     EngineConfig,
@@ -25,6 +25,7 @@ from youtu_llm.protocol import (
     PageStats,
     Phase,
     SamplingParams,
+    pages_for,
 )
 
 PIN_ID = ""  # no request's: those of clients have a character at least
@@ -60,7 +61,7 @@ class Core:
         self.scheduler = Scheduler(self.pool, limits, frozenset(eos_token_ids))
         self.cache = cache
         self.runner = Runner(model, cache)
-        longest = min(plan.num_pages, num_pages(plan.max_model_len) + 1)
+        longest = min(plan.num_pages, pages_for(plan.max_model_len) + 1)
         self.runner.capture(max_num_seqs=config.max_num_seqs, max_pages=longest)
         self._cache_idle_s = config.cache_idle_s
         self._last_work_s = time.monotonic()
@@ -132,7 +133,7 @@ class Core:
         one before are let go."""
         self.abort(PIN_ID)
         self.scheduler.unpin()
-        pages = num_pages(len(prompt_ids))
+        pages = pages_for(len(prompt_ids))
         if not pages or not self.scheduler.limits.prefix_cache:
             return
         if pages > self.plan.pinned_pages:

@@ -12,9 +12,8 @@ from youtu_llm.engine.backend import Backend
 from youtu_llm.engine.checkpoint import Checkpoint
 from youtu_llm.engine.models.rope import RopePlan
 from youtu_llm.engine.models.spec import Model
-from youtu_llm.engine.scheduler import num_pages as num_pages_of
 from youtu_llm.errors import ResourceError
-from youtu_llm.protocol import PAGE_SIZE, EngineConfig
+from youtu_llm.protocol import PAGE_SIZE, EngineConfig, pages_for
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -70,16 +69,16 @@ def plan(
     page_bytes = PAGE_SIZE * kind.cache_spec(model).token_bytes(backend.cache_dtype)
 
     longest = rope_plan.max_positions
-    pinned = num_pages_of(len(config.pinned_prefix_ids))
+    pinned = pages_for(len(config.pinned_prefix_ids))
     window_pages = 0
     if config.window_tokens:  # the system prompt stays, and something besides it must fit
-        window_pages = max(pinned + 2, num_pages_of(min(config.window_tokens, longest)))
+        window_pages = max(pinned + 2, pages_for(min(config.window_tokens, longest)))
         longest = window_pages * PAGE_SIZE
     # One page more than the text needs: a shared page is copied before it is written.
     bounds = (
         ("kv_cache_max_page", config.kv_cache_max_page or 1 << 30),
         ("memory", max(0, total - weights - workspace) // page_bytes),
-        ("context", config.max_num_seqs * (num_pages_of(longest) + 1) + pinned),
+        ("context", config.max_num_seqs * (pages_for(longest) + 1) + pinned),
     )
     limit_by, num_pages = min(bounds, key=lambda bound: bound[1])
     spare = num_pages - pinned - 1  # the system prompt's pages may be shared, or not

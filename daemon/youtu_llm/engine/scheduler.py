@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from youtu_llm.engine.page_pool import OutOfPages, PagePool, Prefix
 from youtu_llm.engine.sequence import Sequence
-from youtu_llm.protocol import PAGE_SIZE, FinishReason
+from youtu_llm.protocol import PAGE_SIZE, FinishReason, pages_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,6 @@ class Progress:
     finish_reason: FinishReason | None
 
 
-def num_pages(num_tokens: int) -> int:
-    return -(-num_tokens // PAGE_SIZE)
-
-
 class Scheduler:
     def __init__(
         self, pool: PagePool, limits: Limits, eos_token_ids: frozenset[int] = frozenset()
@@ -103,7 +99,7 @@ class Scheduler:
             if self.pinned_ids[common] != seq.token_ids[common]:
                 break
             common += 1
-        seq.num_kept_pages = max(1, min(num_pages(common), self.limits.window_pages - 1))
+        seq.num_kept_pages = max(1, min(pages_for(common), self.limits.window_pages - 1))
         self._sequences[seq.id] = seq
         self._wait(seq, ahead_of_equals=False)
 
@@ -159,7 +155,7 @@ class Scheduler:
             page_rest = PAGE_SIZE - seq.num_computed % PAGE_SIZE
             length = min(length, max(whole, page_rest))
             length = min(length, self.limits.max_model_len - seq.num_computed)
-        needed = num_pages(seq.num_computed + length) - seq.num_dropped_pages
+        needed = pages_for(seq.num_computed + length) - seq.num_dropped_pages
         while len(seq.pages) < needed:
             try:
                 seq.pages.append(self.pool.allocate())
@@ -208,7 +204,7 @@ class Scheduler:
         visible = prefix.pages[:kept] + prefix.pages[kept + dropped :]
         taken = [*visible, *([prefix.partial[0]] if prefix.partial else [])]
         taken_free = sum(self.pool.references(page) == 0 for page in taken)
-        total = num_pages(len(seq.token_ids))
+        total = pages_for(len(seq.token_ids))
         if self.limits.window_pages:
             total = min(total, self.limits.window_pages)
         fresh = total - len(visible)

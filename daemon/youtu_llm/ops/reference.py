@@ -19,6 +19,7 @@ from youtu_llm.ops.api import (
     Rope,
     Weight,
 )
+from youtu_llm.protocol import pages_for
 
 # Expanding the cached latents costs as much as ~171 new tokens save by the cheaper
 # expanded attention (DESIGN §6).
@@ -240,6 +241,6 @@ def _write(entry: Tensor, batch: Batch, cache: CacheStorage, layer: int) -> None
 def _read(batch: Batch, s: int, cache: CacheStorage, layer: int) -> Tensor:
     """The visible cache entries of sequence s, float32 [context, width]."""
     length = batch.context_lens[s]
-    num_pages = -(-length // PAGE_SIZE)
+    num_pages = pages_for(length)
     pages = [cache.pages[p] for p in batch.page_table[s, :num_pages].tolist()]
     return torch.cat([p[layer] for p in pages if p is not None])[:length].float()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import msgspec
 from youtu_llm import paths
 from youtu_llm.config import Settings
 from youtu_llm.errors import ModelError
-from youtu_llm.protocol import PAGE_SIZE, EngineConfig
+from youtu_llm.protocol import EngineConfig, pages_for
 from youtu_llm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Setup:
         if engine is None or self.engine is None:
             return False
         pinned = self.engine.pinned_prefix_ids
-        if _num_pages(pinned) != _num_pages(engine.pinned_prefix_ids):
+        if pages_for(len(pinned)) != pages_for(len(engine.pinned_prefix_ids)):
             return False
         return msgspec.structs.replace(engine, pinned_prefix_ids=pinned) == self.engine
 
@@ -109,7 +109,3 @@ def _shared_prefix(tokenizer: Tokenizer, system_prompt: str) -> tuple[int, ...]:
     )
     shared = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), 0)
     return tuple(one[:shared])
-
-
-def _num_pages(ids: Sequence[int]) -> int:
-    return -(-len(ids) // PAGE_SIZE)

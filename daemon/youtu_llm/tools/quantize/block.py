@@ -28,6 +28,7 @@ from youtu_llm.ops.api import (
     Weight,
 )
 from youtu_llm.ops.reference import ReferenceOps
+from youtu_llm.protocol import pages_for
 
 BATCH_TOKENS = 2048
 _GRAM_PANEL = 1024
@@ -115,7 +116,7 @@ class BlockRunner:
         return torch.cat(parts)
 
     def _batch(self, num_sequences: int, length: int) -> tuple[Batch, CacheStorage]:
-        pages = -(-length // PAGE_SIZE)  # of a sequence
+        pages = pages_for(length)  # of a sequence
         spec = CacheSpec(1, self._cache_width)
         cache = KVCache(spec, torch.float32, self._ops.device, num_sequences * pages)
         cache.ensure(list(range(num_sequences * pages)))
