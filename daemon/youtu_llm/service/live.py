@@ -1,4 +1,4 @@
-"""What answers are made under: one generation of the settings, with both halves of its model."""
+"""What answers are made under: one revision of the settings, with both halves of its model."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ LoadTokenizer = Callable[[Path], Tokenizer]
 
 
 @dataclass(frozen=True)
-class Setup:
+class LiveConfig:
     """Replaced as a whole when the profile changes; an answer keeps the one it began under.
 
-    `generation` counts the changes since the start. `tokenizer` and `engine`, the service's
+    `revision` counts the changes since the start. `tokenizer` and `engine`, the service's
     and the engine's half of the model, are None until the model is read.
     """
 
     settings: Settings
-    generation: int = 0
+    revision: int = 0
     tokenizer: Tokenizer | None = None
     engine: EngineConfig | None = None
 
@@ -45,8 +45,10 @@ class Setup:
         return msgspec.structs.replace(engine, pinned_prefix_ids=pinned) == self.engine
 
 
-async def prepare(settings: Settings, before: Setup, load_tokenizer: LoadTokenizer) -> Setup:
-    """The setup for `settings`, to follow `before`. Raises ModelError without directories."""
+async def prepare(
+    settings: Settings, before: LiveConfig, load_tokenizer: LoadTokenizer
+) -> LiveConfig:
+    """The configuration for `settings`, which replaces `before`. Raises ModelError."""
     model_dir = _model_dir(settings.model.name)
     tokenizer = before.tokenizer
     if tokenizer is None or before.engine is None or before.engine.model_dir != str(model_dir):
@@ -73,7 +75,7 @@ async def prepare(settings: Settings, before: Setup, load_tokenizer: LoadTokeniz
         prefix_cache=engine.prefix_cache,
         pinned_prefix_ids=_shared_prefix(tokenizer, settings.text.system_prompt),
     )
-    return Setup(settings, before.generation + 1, tokenizer, engine_config)
+    return LiveConfig(settings, before.revision + 1, tokenizer, engine_config)
 
 
 def _model_dir(name: str) -> Path:

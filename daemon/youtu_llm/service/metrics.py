@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.service.status import State, Status
-from youtu_llm.service.thermal import Board
+from youtu_llm.service.thermal import ThermalMonitor
 
 _FAST = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 _SLOW = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 60.0)
@@ -43,14 +43,16 @@ class Metrics:
         self._degraded = self._gauge("youtu_degraded", "Entries of degraded in /health")
         self._pages = self._gauge("youtu_pages", "Cache pages of 256 tokens", "kind")
         self._memory = self._gauge("youtu_memory_bytes", "Memory of the engine", "kind")
-        self._celsius = self._gauge("youtu_temperature_celsius", "Of the board's parts", "zone")
+        self._celsius = self._gauge(
+            "youtu_temperature_celsius", "Temperature by thermal zone", "zone"
+        )
         self._over_current = self._gauge(
-            "youtu_over_current_events", "The board's own counters", "counter"
+            "youtu_over_current_events", "Over-current events by counter", "counter"
         )
         self._power_mode = self._gauge("youtu_power_mode_info", "1 for the mode it is in", "mode")
         self._hot = self._gauge("youtu_hot", "1 while heat allows one answer at a time")
 
-    def render(self, status: Status, board: Board, num_live: int) -> bytes:
+    def render(self, status: Status, thermal: ThermalMonitor, num_live: int) -> bytes:
         """The Prometheus text; gauges are read off `status` now."""
         self._live.set(num_live)
         self._ready.set(status.state is State.READY)
@@ -63,14 +65,14 @@ class Metrics:
         for kind in ("weights", "cache", "workspace", "used", "total"):
             self._memory.labels(kind).set(getattr(memory, kind))
         for gauge in (self._celsius, self._over_current, self._power_mode):
-            gauge.clear()  # what the board no longer tells
-        if board.reading.power_mode:
-            self._power_mode.labels(board.reading.power_mode).set(1)
-        for zone, celsius in board.reading.celsius.items():
+            gauge.clear()  # drop series without a current reading
+        if thermal.reading.power_mode:
+            self._power_mode.labels(thermal.reading.power_mode).set(1)
+        for zone, celsius in thermal.reading.celsius.items():
             self._celsius.labels(zone).set(celsius)
-        for counter, count in board.reading.over_current.items():
+        for counter, count in thermal.reading.over_current.items():
             self._over_current.labels(counter).set(count)
-        self._hot.set(board.is_hot)
+        self._hot.set(thermal.is_hot)
         return generate_latest(self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:

@@ -10,9 +10,9 @@ from typing import Any
 from youtu_llm import config
 from youtu_llm.config import NOT_IN_PROFILES, Loaded, Settings
 from youtu_llm.errors import ConfigError, InvalidRequest, ModelError, YoutuError
-from youtu_llm.service.live import LoadTokenizer, Setup, prepare
+from youtu_llm.service.live import LiveConfig, LoadTokenizer, prepare
 from youtu_llm.service.requests.pipeline import Pipeline
-from youtu_llm.service.saved_profile import Choice
+from youtu_llm.service.saved_profile import SavedProfile
 from youtu_llm.service.status import State, Status
 from youtu_llm.service.supervision.supervisor import Supervisor
 
@@ -37,22 +37,22 @@ class SwitchFailed(YoutuError):
 class Profiles:
     """Validate all, check resources, apply; one change at a time.
 
-    A change the live engine can take is there at once, and running answers keep the setup they
-    began under. Any other one drains, restarts the engine, and goes back to the last good setup
+    A change the live engine can take is there at once, and running answers keep the config they
+    began under. Any other one drains, restarts the engine, and goes back to the last good one
     if the new engine does not come up. A change ends even if who asked for it hangs up.
     """
 
     def __init__(
         self,
         loaded: Loaded,
-        choice: Choice,
+        saved_profile: SavedProfile,
         load_tokenizer: LoadTokenizer,
         pipeline: Pipeline,
         supervisor: Supervisor,
         status: Status,
     ) -> None:
         self._loaded = loaded
-        self._choice = choice
+        self._saved_profile = saved_profile
         self._load_tokenizer = load_tokenizer
         self._pipeline = pipeline
         self._supervisor = supervisor
@@ -64,7 +64,7 @@ class Profiles:
         return list(config.profiles(self._loaded.sources.profile_dirs))
 
     def begin(self) -> None:
-        """Starts the engine under the first setup; a model that is not there is «failed»."""
+        """Starts the engine under the first config; a model that is not there is «failed»."""
         self._spawn(self._begin())
 
     async def use(self, name: str) -> None:
@@ -120,13 +120,13 @@ class Profiles:
     async def _begin(self) -> None:
         async with self._lock:
             try:
-                setup = await self._prepare(self._loaded)
+                config = await self._prepare(self._loaded)
             except ModelError as error:
                 self._status.change(State.FAILED, error.message)
                 return
-            self._pipeline.setup = setup
-            assert setup.engine is not None
-            self._supervisor.start(setup.engine, setup.settings.service)
+            self._pipeline.config = config
+            assert config.engine is not None
+            self._supervisor.start(config.engine, config.settings.service)
 
     async def _change(self, name: str | None) -> None:
         async with self._lock:
@@ -139,11 +139,11 @@ class Profiles:
                 raise SwitchFailed(told) from error
             self._loaded = loaded
             loop = asyncio.get_running_loop()
-            unsaved = await loop.run_in_executor(None, self._choice.save, name, loaded)
+            unsaved = await loop.run_in_executor(None, self._saved_profile.save, name, loaded)
             self._status.note("profile", unsaved)
             self._status.note("config", "")
-            generation = self._pipeline.setup.generation
-            logger.info("profile %s is live, generation %d", loaded.settings.profile, generation)
+            revision = self._pipeline.config.revision
+            logger.info("profile %s is live, revision %d", loaded.settings.profile, revision)
 
     async def _read(self, name: str | None) -> Loaded:
         loop = asyncio.get_running_loop()
@@ -156,33 +156,33 @@ class Profiles:
             raise NeedsRestart(f"this changes {', '.join(fixed)}: restart the service for that")
         return loaded
 
-    async def _prepare(self, loaded: Loaded) -> Setup:
-        return await prepare(loaded.settings, self._pipeline.setup, self._load_tokenizer)
+    async def _prepare(self, loaded: Loaded) -> LiveConfig:
+        return await prepare(loaded.settings, self._pipeline.config, self._load_tokenizer)
 
-    async def _go_live(self, setup: Setup) -> None:
-        assert setup.engine is not None
-        if setup.runs_on(self._pipeline.setup.engine) and self._status.state is not State.FAILED:
-            self._supervisor.adopt(setup.engine, setup.settings.service)
-            self._pipeline.setup = setup
+    async def _go_live(self, config: LiveConfig) -> None:
+        assert config.engine is not None
+        if config.runs_on(self._pipeline.config.engine) and self._status.state is not State.FAILED:
+            self._supervisor.adopt(config.engine, config.settings.service)
+            self._pipeline.config = config
         else:
-            await self._restart_engine(setup)
+            await self._restart_engine(config)
 
-    async def _restart_engine(self, setup: Setup) -> None:
+    async def _restart_engine(self, config: LiveConfig) -> None:
         """Nothing is admitted from the drain to the new engine's hello, so no answer sees two
-        setups. Raises SwitchFailed."""
-        assert setup.engine is not None
-        pipeline, last_good = self._pipeline, self._pipeline.setup
-        to = setup.settings.profile
+        configurations. Raises SwitchFailed."""
+        assert config.engine is not None
+        pipeline, last_good = self._pipeline, self._pipeline.config
+        to = config.settings.profile
         self._status.change(
             State.DRAINING, f"switching to the profile «{to}»; running answers finish first"
         )
         await pipeline.drain(last_good.settings.service.drain_timeout_s, "switched")
         await self._supervisor.close()
-        pipeline.setup = setup
-        failure = await self._supervisor.start(setup.engine, setup.settings.service, trial=True)
+        pipeline.config = config
+        failure = await self._supervisor.start(config.engine, config.settings.service, trial=True)
         if failure is None:
             return
-        pipeline.setup = last_good
+        pipeline.config = last_good
         if last_good.engine is None:
             self._status.change(State.FAILED, failure)
             raise SwitchFailed(failure)

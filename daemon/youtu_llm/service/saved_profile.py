@@ -22,7 +22,7 @@ class _Record(msgspec.Struct, frozen=True):
     config_mtime_ns: int  # of config.yaml then; 0: there was none
 
 
-class Choice:
+class SavedProfile:
     """The last act counts: a choice holds until config.yaml is written, another profile is
     asked for by flag or variable, or the files are reloaded."""
 

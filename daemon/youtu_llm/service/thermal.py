@@ -31,7 +31,7 @@ class Reading:
         }
 
 
-class Board:
+class ThermalMonitor:
     """Read every few seconds. What a board does not have is left out."""
 
     def __init__(self, root: Path = Path("/")) -> None:

@@ -18,7 +18,7 @@ from youtu_llm.errors import (
     YoutuError,
 )
 from youtu_llm.service.http.access import Access
-from youtu_llm.service.http.head_deadline import Guard
+from youtu_llm.service.http.head_deadline import HeadDeadline
 from youtu_llm.service.http.responses import REQUEST_ID, STREAM, error_object, json_response
 from youtu_llm.service.http.schemas import MAX_BODY_BYTES
 from youtu_llm.service.metrics import Metrics
@@ -45,9 +45,9 @@ def make_application(
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every request passes here: id, access, limits in; errors out."""
-        guard = Guard.of(request)
-        if guard is not None:
-            guard.head_is_read()
+        deadline = HeadDeadline.of(request)
+        if deadline is not None:
+            deadline.head_is_read()
         try:
             request[REQUEST_ID] = _request_id(request)
             access.check(request)
@@ -78,8 +78,8 @@ def make_application(
         finally:
             if (stream := request.get(STREAM)) is not None:
                 stream.quiet()
-            if guard is not None:
-                guard.is_answered()
+            if deadline is not None:
+                deadline.is_answered()
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")

@@ -71,7 +71,7 @@ def _done(generation: Generation) -> dict[str, Any]:
         "text": result.text,
         "finish_reason": result.finish_reason,
         "profile": generation.settings.profile,
-        "generation": generation.setup.generation,
+        "generation": generation.config.revision,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,

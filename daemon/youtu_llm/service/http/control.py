@@ -66,10 +66,10 @@ class ControlRoutes:
         self._note_heat()
         body = {
             "profile": self._pipeline.settings.profile,
-            "generation": self._pipeline.setup.generation,
+            "generation": self._pipeline.config.revision,
             "model": self._pipeline.settings.model.name,
             **self._status.report(with_log=is_local(request)),
-            "board": self._pipeline.board.reading.report(),
+            "board": self._pipeline.thermal.reading.report(),
             "queue": {
                 "running": running,
                 "waiting": num_live - running,
@@ -83,13 +83,13 @@ class ControlRoutes:
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         self._note_heat()
-        text = self._metrics.render(self._status, self._pipeline.board, len(self._pipeline.live))
+        text = self._metrics.render(self._status, self._pipeline.thermal, len(self._pipeline.live))
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     def _note_heat(self) -> None:
-        board, max_celsius = self._pipeline.board, self._pipeline.settings.bounds.max_celsius
+        thermal, max_celsius = self._pipeline.thermal, self._pipeline.settings.bounds.max_celsius
         hot = f"above {max_celsius} °C (bounds.max_celsius): one answer at a time"
-        self._status.note("heat", hot if board.check(max_celsius) else "")
+        self._status.note("heat", hot if thermal.check(max_celsius) else "")
 
     async def requests(self, request: web.Request) -> web.StreamResponse:
         now = time.monotonic()
@@ -134,7 +134,7 @@ class ControlRoutes:
         settings = self._pipeline.settings
         return {
             "name": settings.profile,
-            "generation": self._pipeline.setup.generation,
+            "generation": self._pipeline.config.revision,
             "degraded": self._status.degraded,  # such as a choice that could not be saved
             "settings": settings.model_dump(mode="json", exclude={"service": {"api_key"}}),
         }

@@ -9,7 +9,7 @@ from aiohttp import web
 HEAD_DEADLINE_S = 10.0
 
 
-class Guard(asyncio.Protocol):
+class HeadDeadline(asyncio.Protocol):
     """Passes everything on to aiohttp's own protocol, `inner`, and closes a connection whose
     next request is not there in time: from the start, or from its first byte after an answer.
     An idle connection after an answer is aiohttp's to close (keepalive_timeout)."""
@@ -21,10 +21,10 @@ class Guard(asyncio.Protocol):
         self._is_busy = False  # with a request whose head is there
 
     @staticmethod
-    def of(request: web.Request) -> Guard | None:
+    def of(request: web.Request) -> HeadDeadline | None:
         """The one of a request's connection, if that is still open."""
         protocol = request.transport.get_protocol() if request.transport is not None else None
-        return protocol if isinstance(protocol, Guard) else None
+        return protocol if isinstance(protocol, HeadDeadline) else None
 
     def head_is_read(self) -> None:
         self._is_busy = True

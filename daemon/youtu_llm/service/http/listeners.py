@@ -17,7 +17,7 @@ from aiohttp import web
 from youtu_llm.config import ServiceSection
 from youtu_llm.errors import ConfigError
 from youtu_llm.service.http.connection import Connection
-from youtu_llm.service.http.head_deadline import Guard
+from youtu_llm.service.http.head_deadline import HeadDeadline
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Listeners:
                 if path.stat().st_ino == inode:  # and not a successor's
                     path.unlink()
 
-    def _connection(self) -> Guard:
+    def _connection(self) -> HeadDeadline:
         loop = asyncio.get_running_loop()
         # Made here and not by the server, whose class for it is fixed.
         inner = Connection(
@@ -94,7 +94,7 @@ class Listeners:
             keepalive_timeout=KEEP_ALIVE_TIMEOUT_S,
             access_log=None,  # type: ignore[arg-type]  # none: it asks `if access_log`
         )
-        return Guard(inner)
+        return HeadDeadline(inner)
 
 
 def inherited(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:

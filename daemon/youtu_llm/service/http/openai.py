@@ -65,9 +65,9 @@ class OpenAIRoutes:
         self, request: web.Request, body: OpenAISampling, ask: Ask, shape_of: type[_Shape]
     ) -> web.StreamResponse:
         async with self._pipeline.generate(ask) as generation:
-            setup = generation.setup
-            fingerprint = f"{setup.settings.profile}-{setup.generation}"
-            shape = shape_of(ask.id, setup.settings.model.name, fingerprint)
+            config = generation.config
+            fingerprint = f"{config.settings.profile}-{config.revision}"
+            shape = shape_of(ask.id, config.settings.model.name, fingerprint)
             if body.stream:
                 with_usage = body.stream_options is not None and body.stream_options.include_usage
                 return await _stream(request, generation, shape, with_usage=with_usage)
@@ -100,7 +100,7 @@ class _Shape:
 
     id: str
     model: str
-    fingerprint: str  # of the setup: its profile and generation
+    fingerprint: str  # of the configuration: its profile and revision
     created: int = field(default_factory=lambda: int(time.time()))
 
     prefix = ""

@@ -14,7 +14,7 @@ from youtu_llm.config import Settings
 from youtu_llm.errors import EngineFault, YoutuError
 from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.protocol import Output, Usage
-from youtu_llm.service.live import Setup
+from youtu_llm.service.live import LiveConfig
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.requests.repetition import RepetitionDetector
 from youtu_llm.service.supervision.client import OutputStream
@@ -65,10 +65,10 @@ class Generation:
     punctuation.
     """
 
-    def __init__(self, id: str, setup: Setup, metrics: Metrics, priority: int) -> None:
+    def __init__(self, id: str, config: LiveConfig, metrics: Metrics, priority: int) -> None:
         self.id = id
         self.priority = priority
-        self.setup = setup  # the one it was admitted under; a switch does not touch it
+        self.config = config  # the one it was admitted under; a switch does not touch it
         self.clock = _Clock()
         self.num_prompt_tokens = 0
         self.num_tokens = 0
@@ -78,7 +78,7 @@ class Generation:
         self.stopped_by: FinishReason | None = None
         self._refusal: YoutuError | None = None
         self._fault: EngineFault | None = None  # to be raised when what came before it is read
-        num_repeated = setup.settings.bounds.repetition_tokens
+        num_repeated = config.settings.bounds.repetition_tokens
         self._repetition = RepetitionDetector(num_repeated) if num_repeated else None
         self._token_ids: list[int] = []
         self._shown: list[int] = []  # characters that may be shown after each of these
@@ -113,7 +113,7 @@ class Generation:
 
     @property
     def settings(self) -> Settings:
-        return self.setup.settings
+        return self.config.settings
 
     async def begin(
         self,

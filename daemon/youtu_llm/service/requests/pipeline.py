@@ -15,14 +15,14 @@ from youtu_llm.config import Settings
 from youtu_llm.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.protocol import Add, Hello, SamplingParams
-from youtu_llm.service.live import Setup
+from youtu_llm.service.live import LiveConfig
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.requests.generation import FinishReason, Generation
 from youtu_llm.service.requests.rate import Rate
 from youtu_llm.service.requests.sessions import History, Session, Sessions, next_prompt
 from youtu_llm.service.status import Status
 from youtu_llm.service.supervision.client import EngineClient
-from youtu_llm.service.thermal import Board
+from youtu_llm.service.thermal import ThermalMonitor
 from youtu_llm.text.stream import TextStream
 from youtu_llm.text.tokenizer import Tokenizer
 
@@ -57,32 +57,32 @@ class Ask:
 
 
 class Pipeline:
-    """`setup` may be replaced while it runs; a request keeps the one it was admitted under."""
+    """`config` may be replaced while it runs; a request keeps the one it was admitted under."""
 
     def __init__(
         self,
-        setup: Setup,
+        config: LiveConfig,
         status: Status,
         client: EngineClient,
         metrics: Metrics,
-        board: Board,
+        thermal: ThermalMonitor,
         encoders: Executor,
     ) -> None:
-        self.setup = setup
+        self.config = config
         self.live: dict[str, Generation] = {}
         self.sessions = Sessions()
         self._rate = Rate()
         self._status = status
         self._client = client
         self._metrics = metrics
-        self.board = board
+        self.thermal = thermal
         self._encoders = encoders
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def settings(self) -> Settings:
-        return self.setup.settings
+        return self.config.settings
 
     @property
     def capacity(self) -> int:
@@ -95,19 +95,19 @@ class Pipeline:
 
         Raises InvalidRequest, ContextLengthExceeded, QueueFull, EngineUnavailable, EngineFault.
         """
-        setup = self.setup
+        config = self.config
         if ask.id in self.live:
             raise InvalidRequest(f"a request with the id «{ask.id}» is still running")
-        params = sampling_params(ask, setup.settings)
+        params = sampling_params(ask, config.settings)
         priority = PRIORITIES[ask.priority or ("normal" if ask.session is None else "high")]
         hello = self._enter(priority, replaces=self.sessions.is_speaking(ask.session))
-        generation = self.live[ask.id] = Generation(ask.id, setup, self._metrics, priority)
-        session = self.sessions.enter(ask.session, setup) if ask.session is not None else None
+        generation = self.live[ask.id] = Generation(ask.id, config, self._metrics, priority)
+        session = self.sessions.enter(ask.session, config) if ask.session is not None else None
         if session is not None:
             session.interrupt()
         self._idle.clear()
         deadline = asyncio.get_running_loop().call_later(
-            setup.settings.bounds.request_time_s, generation.stop, "time_limit"
+            config.settings.bounds.request_time_s, generation.stop, "time_limit"
         )
         try:
             await self._begin(generation, ask, params, session, hello)
@@ -120,7 +120,7 @@ class Pipeline:
             generation.abort()
             generation.is_live = False
             if session is not None:
-                self.sessions.leave(session, setup)
+                self.sessions.leave(session, config)
             self._measure(generation)
             del self.live[ask.id]
             if not self.live:
@@ -198,7 +198,7 @@ class Pipeline:
         session: Session | None,
         hello: Hello,
     ) -> None:
-        settings, tokenizer = generation.settings, generation.setup.tokenizer
+        settings, tokenizer = generation.settings, generation.config.tokenizer
         assert tokenizer is not None  # ready means that both halves of the model are there
         # Under a rolling window a conversation may outgrow the context: the oldest text goes.
         n_ctx = None if hello.window_tokens else hello.max_model_len
@@ -223,7 +223,7 @@ class Pipeline:
 
     async def _cool(self, generation: Generation) -> None:
         """On a board that is too hot, waits until every request before this one has ended."""
-        while self.board.check(generation.settings.bounds.max_celsius):
+        while self.thermal.check(generation.settings.bounds.max_celsius):
             earlier = next(iter(self.live.values()))
             if earlier is generation or not generation.is_staying:
                 return
@@ -239,8 +239,8 @@ class Pipeline:
         """Ids of the session's next prompt. It stays as it was if nothing comes of it."""
         async with session.lock:
             session.interrupt()  # who was still having a prompt made when this one came
-            before, setup = session.history, generation.setup
-            prompt = await self._encode(lambda: next_prompt(before, ask.messages, setup, limit))
+            before, config = session.history, generation.config
+            prompt = await self._encode(lambda: next_prompt(before, ask.messages, config, limit))
             generation.num_dropped = prompt.num_dropped
             session.history = after = History(prompt.turns, prompt.said, prompt.ids, generation)
         try:

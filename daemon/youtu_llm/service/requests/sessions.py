@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from youtu_llm.errors import NotFound
-from youtu_llm.service.live import Setup
+from youtu_llm.service.live import LiveConfig
 from youtu_llm.service.requests.generation import Generation
 
 Messages = Sequence[Mapping[str, str]]
@@ -83,18 +83,18 @@ class Session:
         return speaking is not None
 
 
-def next_prompt(history: History, messages: Messages, setup: Setup, limit: int) -> Prompt:
+def next_prompt(history: History, messages: Messages, config: LiveConfig, limit: int) -> Prompt:
     """The prompt for `messages`, of `limit` tokens at the most if forgetting turns can do that.
 
     Renders and encodes: not for the event loop.
     """
-    tokenizer, settings = setup.tokenizer, setup.settings
+    tokenizer, settings = config.tokenizer, config.settings
     assert tokenizer is not None
     note = settings.sessions.interruption_note if history.was_interrupted else ""
     turns = (*history.turns, messages)
     said = history.said if history.answer is None else (*history.said, history.answer_text + note)
     thinking = settings.text.enable_thinking
-    if history.answer is not None and _is_alike(history.answer.setup, setup):
+    if history.answer is not None and _is_alike(history.answer.config, config):
         tail = tokenizer.encode_turn([dict(m) for m in messages], enable_thinking=thinking)
         note_ids = tokenizer.encode(note) if note else []
         ids = (*history.prompt_ids, *history.answer_ids, *note_ids, *tail)
@@ -111,7 +111,7 @@ def next_prompt(history: History, messages: Messages, setup: Setup, limit: int) 
         first += max(1, (len(said) - first) // 4)
 
 
-def _is_alike(before: Setup, now: Setup) -> bool:
+def _is_alike(before: LiveConfig, now: LiveConfig) -> bool:
     one, other = before.settings.text, now.settings.text
     return before.tokenizer is now.tokenizer and one.system_prompt == other.system_prompt
 
@@ -133,23 +133,23 @@ class Sessions:
     def __init__(self) -> None:
         self._sessions: OrderedDict[str, Session] = OrderedDict()  # the unused first
 
-    def enter(self, id: str, setup: Setup) -> Session:
+    def enter(self, id: str, config: LiveConfig) -> Session:
         """The session, new if there is none, for one request: `leave` follows."""
-        self._forget_idle(setup.settings.sessions.idle_s)
+        self._forget_idle(config.settings.sessions.idle_s)
         session = self._sessions.setdefault(id, Session(id))
         self._sessions.move_to_end(id)
         session.used_at = time.monotonic()
         session.num_requests += 1
         return session
 
-    def leave(self, session: Session, setup: Setup) -> None:
+    def leave(self, session: Session, config: LiveConfig) -> None:
         """What a refused request began is forgotten; beyond the most there may be, so are those
         unused for longest, and none in use."""
         session.num_requests -= 1
         is_empty = session.num_requests == 0 and session.history.answer is None
         if is_empty and self._sessions.get(session.id) is session:
             del self._sessions[session.id]
-        excess = len(self._sessions) - setup.settings.sessions.max_sessions
+        excess = len(self._sessions) - config.settings.sessions.max_sessions
         unused = [s.id for s in self._sessions.values() if s.num_requests == 0]
         for id in unused[: max(0, excess)]:
             del self._sessions[id]

@@ -11,7 +11,7 @@ import msgspec
 from youtu_llm.errors import InvalidRequest, YoutuError
 from youtu_llm.protocol import Abort, Add, Hello, Output, Step, ToEngine
 from youtu_llm.service.metrics import Metrics
-from youtu_llm.service.supervision.poison import Suspects
+from youtu_llm.service.supervision.poison import PoisonList
 
 
 class OutputStream:
@@ -24,7 +24,7 @@ class OutputStream:
 
     def __init__(self, add: Add, abort: Callable[[], None], digest: bytes) -> None:
         self.add = add
-        self.digest = digest  # names the request to Suspects
+        self.digest = digest  # names the request to PoisonList
         self.has_begun = False  # an engine works on it; until then another one may
         self._abort = abort
         self._pending: Output | None = None
@@ -77,7 +77,7 @@ class EngineClient:
         self._send: Callable[[ToEngine], None] | None = None
         self._open: dict[str, OutputStream] = {}
         self._aborted_at: dict[str, float] = {}
-        self._suspects = Suspects()
+        self._poison = PoisonList()
         self._closed: YoutuError | None = None
         self.hello: Hello | None = None
 
@@ -95,7 +95,7 @@ class EngineClient:
         begun = [stream for stream in self._open.values() if stream.has_begun]
         if was_live and not begun:
             begun = list(self._open.values())
-        self._suspects.blame(stream.digest for stream in begun)
+        self._poison.record_crash(stream.digest for stream in begun)
         for id in {*self._aborted_at, *(stream.add.id for stream in begun)}:
             self._open.pop(id).fail(error)
         self._aborted_at.clear()
@@ -111,12 +111,12 @@ class EngineClient:
             stream.fail(error)
 
     def submit(self, add: Add) -> OutputStream:
-        """Raises what `close` said, InvalidRequest if the id is in use, KillsEngine."""
+        """Raises what `close` said, InvalidRequest if the id is in use, PoisonRequest."""
         if self._closed is not None:
             raise self._closed.with_traceback(None)
         if add.id in self._open:
             raise InvalidRequest(f"a request with the id «{add.id}» is still running")
-        digest = self._suspects.check(add.prompt_ids)
+        digest = self._poison.check(add.prompt_ids)
         stream = self._open[add.id] = OutputStream(add, lambda: self.abort(add.id), digest)
         if self._send is not None:
             self._send(add)

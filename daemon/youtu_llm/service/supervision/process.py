@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from youtu_llm.protocol import FrameReader, FromEngine, ToEngine, encode, from_engine_decoder
-from youtu_llm.service.supervision.silence import Pulse
+from youtu_llm.service.supervision.silence import SilenceLimit
 
 LOG_LINES = 20
 LOG_LINE_CHARS = 500
@@ -38,7 +38,7 @@ class EngineProcess(asyncio.Protocol):
         self._killed_because = ""
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.log: deque[str] = deque(maxlen=LOG_LINES)
-        self.pulse = Pulse()
+        self.silence = SilenceLimit()
 
     async def start(self, command: Sequence[str]) -> None:
         """Executes `command --fd N`. Raises OSError if it cannot be executed."""
@@ -126,7 +126,7 @@ class EngineProcess(asyncio.Protocol):
             self._transport.abort()
             return
         for message in messages:
-            self.pulse.heard(message, now)
+            self.silence.heard(message, now)
             self._on_message(message)
 
     def connection_lost(self, exc: Exception | None) -> None:

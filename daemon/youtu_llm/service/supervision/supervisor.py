@@ -190,13 +190,13 @@ class Supervisor:
         """Kills an engine that loads for too long or has fallen silent."""
         started_at = time.monotonic()
         while True:
-            silence_s = engine.pulse.patience_s(self._limits.engine_silence_s)
-            deadline = engine.pulse.heard_at + silence_s
+            silence_s = engine.silence.limit_s(self._limits.engine_silence_s)
+            deadline = engine.silence.heard_at + silence_s
             late = f"it was silent for {silence_s:g} s"
             if self._client.hello is None:
                 load_deadline = started_at + self._limits.load_timeout_s
                 # Until its first word it may be importing torch from a slow disk.
-                if engine.pulse.num_messages == 0 or load_deadline < deadline:
+                if engine.silence.num_messages == 0 or load_deadline < deadline:
                     deadline = load_deadline
                     late = f"it took longer than {self._limits.load_timeout_s:g} s to load"
             remaining_s = deadline - time.monotonic()
@@ -206,7 +206,7 @@ class Supervisor:
             wake_at = time.monotonic() + min(remaining_s, self._limits.engine_silence_s)
             await asyncio.sleep(wake_at - time.monotonic())
             if time.monotonic() - wake_at > MAX_OVERSLEEP_S:
-                engine.pulse.heard_at = time.monotonic()
+                engine.silence.heard_at = time.monotonic()
 
     def _on_message(self, message: FromEngine) -> None:
         match message:
