@@ -47,7 +47,7 @@ class Setup:
 
 async def prepare(settings: Settings, before: Setup, load_tokenizer: LoadTokenizer) -> Setup:
     """The setup for `settings`, to follow `before`. Raises ModelError without directories."""
-    model_dir = _model_dir(settings.model.name)
+    model_dir = _find_model(settings.model.name)
     tokenizer = before.tokenizer
     if tokenizer is None or before.engine is None or before.engine.model_dir != str(model_dir):
         loop = asyncio.get_running_loop()
@@ -76,27 +76,12 @@ async def prepare(settings: Settings, before: Setup, load_tokenizer: LoadTokeniz
     return Setup(settings, before.generation + 1, tokenizer, engine_config)
 
 
-def _model_dir(name: str) -> Path:
-    directory = paths.model_dir(name)
+def _find_model(name: str) -> Path:
     try:
-        is_there = (directory / "config.json").is_file()
-    except OSError as error:
-        raise ModelError(
-            f"the model directory «{directory.name}» cannot be read by this account"
-            f" ({error.strerror}): put it where the service may read, or change its rights"
-        ) from error
-    if not is_there:
-        logger.error("%s holds no model", directory)
-        if "/" in name:
-            raise ModelError(
-                f"the model directory «{directory.name}» has no config.json: set model.name"
-                " to a model directory, or to a name that «youtu pull» knows"
-            )
-        raise ModelError(
-            f"the model «{name}» is not on this machine: run «youtu pull {name}»,"
-            " then reload or restart the service"
-        )
-    return directory
+        return paths.find_model(name)
+    except ModelError as error:
+        logger.error("no model at %s", paths.model_dir(name))
+        raise ModelError(f"{error.message}; then reload or restart the service") from error
 
 
 def _shared_prefix(tokenizer: Tokenizer, system_prompt: str) -> tuple[int, ...]:
