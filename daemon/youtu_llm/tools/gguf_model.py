@@ -1,4 +1,4 @@
-"""A GGUF file as a Hugging Face checkpoint: its config and its tensors under their HF names."""
+"""A GGUF file as the source of an import: its config and tensors under Hugging Face names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from youtu_llm.engine.models.architectures import ARCHITECTURES
 from youtu_llm.errors import ModelError
 from youtu_llm.tools import gguf_tokenizer
-from youtu_llm.tools.checkpoint import SourceTensor
+from youtu_llm.tools.source_model import SourceTensor
 
 if TYPE_CHECKING:
     import gguf
@@ -19,7 +19,7 @@ TIED_DIFFERENCE = 0.1  # between two quantisations of one table; unrelated table
 _SAMPLE_ROWS = 64
 
 
-class GgufCheckpoint:
+class GgufModel:
     """Raises ModelError for a file that is not GGUF or whose architecture is not known."""
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A Hugging Face model directory as a checkpoint."""
+"""A Hugging Face model directory as the source of an import."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from youtu_llm.engine.models import architectures
 from youtu_llm.errors import ModelError
 from youtu_llm.tools import pack_quantized
-from youtu_llm.tools.checkpoint import SourceTensor
+from youtu_llm.tools.source_model import SourceTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ QUANT_METHODS = ("awq", "awq_int8")
 _AWQ = {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
 
 
-class HfCheckpoint:
+class HfModel:
     """Raises ModelError for a directory that is incomplete or not understood."""
 
     def __init__(self, path: Path) -> None:
