@@ -21,6 +21,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "engine": ({"bottom", "ops"}, {"aiohttp", "tokenizers", "jinja2"}),
 }
 WITHOUT_TORCH = ["engine/scheduler.py", "engine/page_pool.py", "engine/sequence.py"]
+WITHOUT_TORCH += ["engine/models/architectures.py"]
 
 
 def modules() -> list[Path]:

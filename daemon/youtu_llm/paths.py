@@ -20,6 +20,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from youtu_llm.errors import ModelError
+
 FIRST_PERSON_UID = 1000  # below it are the machine's own accounts
 SYSTEM_CONFIG = Path("/etc/youtu")
 SYSTEM_PROFILES = Path("/usr/share/youtu/profiles")
@@ -59,8 +61,30 @@ def models_dir(environ: Environ = os.environ) -> Path:
 
 
 def model_dir(name: str) -> Path:
-    """A model by its name, or a directory with a slash."""
+    """Where a model is: `name` is a directory if it has a slash, else a name in `models_dir`."""
     return Path(name) if "/" in name else models_dir() / name
+
+
+def find_model(name: str) -> Path:
+    """`model_dir`, checked. Raises ModelError, which shows no path, if no model can be read."""
+    directory = model_dir(name)
+    try:
+        if (directory / "config.json").is_file():
+            return directory
+    except OSError as error:
+        raise ModelError(
+            f"the model directory «{directory.name}» cannot be read by this account"
+            f" ({error.strerror}): move it to where it can be read, or change its rights"
+        ) from error
+    if "/" in name:
+        raise ModelError(
+            f"the model directory «{directory.name}» has no config.json: name a model directory,"
+            " or a model that «youtu models» shows"
+        )
+    raise ModelError(
+        f"the model «{name}» is not on this machine: run «youtu pull {name}», or name a directory"
+        " with a slash, like «./mine»"
+    )
 
 
 def state_dir(environ: Environ = os.environ) -> Path:

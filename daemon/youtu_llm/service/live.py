@@ -49,7 +49,7 @@ async def prepare(
     settings: Settings, before: LiveConfig, load_tokenizer: LoadTokenizer
 ) -> LiveConfig:
     """The configuration for `settings`, which replaces `before`. Raises ModelError."""
-    model_dir = _model_dir(settings.model.name)
+    model_dir = _find_model(settings.model.name)
     tokenizer = before.tokenizer
     if tokenizer is None or before.engine is None or before.engine.model_dir != str(model_dir):
         loop = asyncio.get_running_loop()
@@ -78,27 +78,12 @@ async def prepare(
     return LiveConfig(settings, before.revision + 1, tokenizer, engine_config)
 
 
-def _model_dir(name: str) -> Path:
-    directory = paths.model_dir(name)
+def _find_model(name: str) -> Path:
     try:
-        is_there = (directory / "config.json").is_file()
-    except OSError as error:
-        raise ModelError(
-            f"the model directory «{directory.name}» cannot be read by this account"
-            f" ({error.strerror}): put it where the service may read, or change its rights"
-        ) from error
-    if not is_there:
-        logger.error("%s holds no model", directory)
-        if "/" in name:
-            raise ModelError(
-                f"the model directory «{directory.name}» has no config.json: set model.name"
-                " to a model directory, or to a name that «youtu pull» knows"
-            )
-        raise ModelError(
-            f"the model «{name}» is not on this machine: run «youtu pull {name}»,"
-            " then reload or restart the service"
-        )
-    return directory
+        return paths.find_model(name)
+    except ModelError as error:
+        logger.error("no model at %s", paths.model_dir(name))
+        raise ModelError(f"{error.message}; then reload or restart the service") from error
 
 
 def _shared_prefix(tokenizer: Tokenizer, system_prompt: str) -> tuple[int, ...]:

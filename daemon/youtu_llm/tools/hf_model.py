@@ -1,4 +1,4 @@
-"""A Hugging Face model directory as a checkpoint."""
+"""A Hugging Face model directory as the source of an import."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from youtu_llm.engine.models import architectures
 from youtu_llm.errors import ModelError
 from youtu_llm.tools import pack_quantized
-from youtu_llm.tools.checkpoint import SourceTensor
+from youtu_llm.tools.source_model import SourceTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ARCHITECTURES = ("LlamaForCausalLM", "PhiForCausalLM", "Qwen2ForCausalLM", "YoutuForCausalLM")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -26,7 +26,7 @@ QUANT_METHODS = ("awq", "awq_int8")
 _AWQ = {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
 
 
-class HfCheckpoint:
+class HfModel:
     """Raises ModelError for a directory that is incomplete or not understood."""
 
     def __init__(self, path: Path) -> None:
@@ -38,12 +38,7 @@ class HfCheckpoint:
             self._config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ModelError(f"{config_path} is not JSON: {error}") from error
-        architecture = (self._config.get("architectures") or ["none"])[0]
-        if architecture not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise ModelError(
-                f"{path}: architecture {architecture} is not supported (known: {known})"
-            )
+        architectures.find((self._config.get("architectures") or ["?"])[0], str(path))
         if not (path / "tokenizer.json").is_file():
             raise ModelError(f"{path} has no tokenizer.json: other tokenizer files are not read")
         self._quant_method = self._check_quantization()

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from youtu_llm.errors import ModelError
 from youtu_llm.tools import bar, model_dir
-from youtu_llm.tools.checkpoint import Checkpoint, SourceTensor
-from youtu_llm.tools.gguf_model import GgufCheckpoint
-from youtu_llm.tools.hf_model import HfCheckpoint
+from youtu_llm.tools.gguf_model import GgufModel
+from youtu_llm.tools.hf_model import HfModel
 from youtu_llm.tools.safetensors_writer import SafetensorsWriter, TensorPlan
+from youtu_llm.tools.source_model import SourceModel, SourceTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,10 +106,10 @@ def build(
         shutil.rmtree(staged, ignore_errors=True)  # of a failure; else it is in its place
 
 
-def open_checkpoint(source: Path) -> Checkpoint:
+def open_source(source: Path) -> SourceModel:
     """Raises ModelError for what is neither a model directory nor a GGUF file."""
     _require(source)
-    return HfCheckpoint(source) if source.is_dir() else GgufCheckpoint(source)
+    return HfModel(source) if source.is_dir() else GgufModel(source)
 
 
 def _require(source: Path) -> None:
@@ -119,9 +119,9 @@ def _require(source: Path) -> None:
 
 def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dict[str, Any]:
     """Write every file of the model but its manifest; returns its config."""
-    checkpoint = open_checkpoint(source)
-    config = checkpoint.config()
-    ready = checkpoint.ready_files()
+    model = open_source(source)
+    config = model.config()
+    ready = model.ready_files()
     if ready:
         if not quantize:
             raise ModelError(f"{source} is quantised already and stays as it is: leave out --dtype")
@@ -130,7 +130,7 @@ def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dic
         for file in ready:
             shutil.copyfile(file, staged / file.name)
     else:
-        _write_weights(checkpoint.tensors(), staged, quantize=quantize, dtype=dtype)
+        _write_weights(model.tensors(), staged, quantize=quantize, dtype=dtype)
         config.pop("dtype", None)  # the key's newer spelling
         config["torch_dtype"] = "float16" if quantize else dtype
         if quantize:
@@ -138,7 +138,7 @@ def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dic
             modules = [table.removesuffix(".weight") for table in tables]
             config["quantization_config"] = quantization_config(modules)
     (staged / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    checkpoint.write_tokenizer(staged)
+    model.write_tokenizer(staged)
     return config
 
 

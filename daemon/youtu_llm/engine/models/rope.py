@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from youtu_llm.engine.checkpoint import ModelConfig
+from youtu_llm.engine.models.architectures import ARCHITECTURES
 from youtu_llm.engine.models.spec import Extension, Model
 from youtu_llm.errors import ModelError
 from youtu_llm.ops.api import Rope
@@ -134,19 +135,18 @@ def mla_softmax_factor(parameters: dict[str, Any]) -> float:
 def _parameters(config: ModelConfig) -> dict[str, Any]:
     """The config's rope block, with what it leaves to convention filled in."""
     parameters = config.rope_parameters
-    theta = parameters.get("rope_theta") or _CONVENTIONAL_THETA.get(config.architecture)
+    known = ARCHITECTURES.get(config.architecture)
+    theta = parameters.get("rope_theta") or (known and known.rope_theta)
     if not theta:
-        raise ModelError(f"{config.source} names no rope_theta, and nothing else tells it")
+        raise ModelError(
+            f"{config.source}: rope_theta is missing, and {config.architecture} has no default"
+        )
     parameters = {**parameters, "rope_theta": float(theta)}
     if _kind(parameters) == "dynamic":
         parameters.setdefault(
             "original_max_position_embeddings", config.int("max_position_embeddings")
         )
     return parameters
-
-
-# Configs older than the key itself.
-_CONVENTIONAL_THETA = {"LlamaForCausalLM": 10_000.0, "PhiForCausalLM": 10_000.0}
 
 
 def _kind(parameters: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from youtu_llm import paths
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", type=Path, metavar="MODEL", help="a model's name, directory or .gguf file"
+        "model", metavar="MODEL", help="a model's name, ./directory (with a slash) or .gguf file"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to make it")
     parser.add_argument(
@@ -72,7 +72,6 @@ def run(args: argparse.Namespace) -> None:
         int8_head=args.head == "int8",
         calibration_files=tuple(args.calib) or calibration.DEFAULT_FILES,
     )
-    path: Path = args.path
-    if not path.exists() and len(path.parts) == 1:
-        path = paths.model_dir(path.name)
-    print(run.quantize(path, args.out.resolve(), options))
+    is_gguf = args.model.endswith(".gguf")
+    source = Path(args.model) if is_gguf else paths.find_model(args.model)
+    print(run.quantize(source, args.out.resolve(), options))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from youtu_llm.engine.checkpoint import ModelConfig
+from youtu_llm.engine.models.architectures import ARCHITECTURES
 from youtu_llm.errors import ModelError
 from youtu_llm.ops import awq
 from youtu_llm.tools.quantize import awq as awq_scales
@@ -65,12 +66,12 @@ class Recipe:
 def scale(block: Block, config: ModelConfig, recipe: Recipe) -> Block:
     """AWQ's scales, searched and folded in: the same function in other numbers."""
     tensors, stats, scales = dict(block.tensors), dict(block.stats), {}
-    for fold in folds.FOLDS[config.architecture]:
+    for fold in ARCHITECTURES[config.architecture].folds:
         touched = [names for names in stats if set(names) & set(fold.targets)]
         if all(recipe.keeps(names) for names in touched):
             continue  # INT8 rows have no groups that would gain
         weight = torch.cat([tensors[f"{name}.weight"] for name in fold.targets])
-        channels = fold.channels(config, weight.shape[1])
+        channels = folds.channels(fold, config, weight.shape[1])
         found = awq_scales.search(weight, stats[touched[0]], channels, recipe.group_size)
         folds.apply(fold, tensors, config, found)
         for names in touched:

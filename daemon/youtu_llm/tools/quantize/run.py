@@ -29,12 +29,12 @@ from youtu_llm.errors import ModelError
 from youtu_llm.ops import awq
 from youtu_llm.text.tokenizer import Tokenizer
 from youtu_llm.tools import bar, importer, model_dir
-from youtu_llm.tools.checkpoint import Checkpoint, SourceTensor
 from youtu_llm.tools.quantize import calibration, rounding
 from youtu_llm.tools.quantize.block import BlockRunner, Collector, Stats, Tensors
 from youtu_llm.tools.quantize.progress import Progress
 from youtu_llm.tools.quantize.rounding import Block, Quantised, Recipe
 from youtu_llm.tools.safetensors_writer import DTYPE_NAMES, SafetensorsWriter, TensorPlan
+from youtu_llm.tools.source_model import SourceModel, SourceTensor
 
 METHODS = ("rtn", "awq", "gptq", "awq+gptq")
 REPORT = "quantization_report.json"
@@ -60,28 +60,27 @@ def quantize(source: Path, out: Path, options: Options) -> Path:
     importer.require_extra()
     if out.exists():
         raise ModelError(f"{out} exists: remove it first, or choose another directory")
-    checkpoint = importer.open_checkpoint(source)
-    if checkpoint.ready_files():
+    model = importer.open_source(source)
+    if model.ready_files():
         raise ModelError(f"{source} is quantised already: quantise the original model")
     out.parent.mkdir(parents=True, exist_ok=True)
     with model_dir.workspace(out.parent, out.name) as work, torch.inference_mode():
-        result = _Run(checkpoint, source, work, options).run(out)
+        result = _Run(model, source, work, options).run(out)
         shutil.rmtree(work)
     return result
 
 
 class _Run:
-    def __init__(self, checkpoint: Checkpoint, source: Path, work: Path, options: Options) -> None:
+    def __init__(self, model: SourceModel, source: Path, work: Path, options: Options) -> None:
         self.source, self.work, self.options = source, work, options
-        self.checkpoint = checkpoint
         self.license_name = _license(source)
-        self.config = ModelConfig(checkpoint.config(), str(source))
-        self.tensors = {tensor.name: tensor for tensor in checkpoint.tensors()}
+        self.config = ModelConfig(model.config(), str(source))
+        self.tensors = {tensor.name: tensor for tensor in model.tensors()}
         self.num_blocks = self.config.int("num_hidden_layers")
         self.staged = work / "model"
         shutil.rmtree(self.staged, ignore_errors=True)
         self.staged.mkdir()
-        checkpoint.write_tokenizer(self.staged)
+        model.write_tokenizer(self.staged)
         tokenizer = Tokenizer.load(self.staged)
         self.calibration = calibration.load(tokenizer, options.calibration_files)
         self.progress = Progress(work, self._plan())

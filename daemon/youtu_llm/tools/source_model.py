@@ -22,7 +22,7 @@ class SourceTensor:
     int4: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
-class Checkpoint(Protocol):
+class SourceModel(Protocol):
     def config(self) -> dict[str, Any]:
         """config.json in Hugging Face's terms."""
 
