@@ -4,7 +4,11 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-export YOUTU_MODELS ?= $(HOME)/.local/share/youtu/models
+# Where `youtu serve` of this account looks for models (youtu_llm/paths.py).
+ifndef YOUTU_MODELS
+YOUTU_MODELS := $(shell cd daemon && $(PYTHON) -c 'from youtu_llm import paths; print(paths.models_dir())')
+endif
+export YOUTU_MODELS
 MODEL := qwen2.5-coder-0.5b
 PYTHON310 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(shell command -v python3.10))
 
@@ -51,7 +55,9 @@ soak: $(VENV)/ready models
 # torch first and by itself: any other release would pull gigabytes of CUDA where none is needed.
 $(VENV)/ready: pyproject.toml $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu*' -o -name CMakeLists.txt)
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing $(TORCH) and what it needs into $(VENV): some minutes"
 	$(BIN)/pip install --quiet "$(TORCH)"
+	@echo "building the kernels and installing youtu with its test tools: some minutes"
 	$(BIN)/pip install --quiet --editable '.[engine,models,test]'
 	touch $@
 
