@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.broken_configs import BROKEN
@@ -142,7 +142,6 @@ def test_the_command_exits_78_without_a_traceback(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=12), st.integers(0, len(GOOD)), st.integers(0, 12))
-@settings(max_examples=300, deadline=None)
 def test_a_damaged_file_loads_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int, num_lost: int
 ) -> None:

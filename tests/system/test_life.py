@@ -19,7 +19,7 @@ import pytest
 
 from tests.system.machine import Machine, until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.long
 
 CONFIG = "/etc/youtu/config.yaml"
 

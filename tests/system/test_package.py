@@ -13,7 +13,7 @@ import pytest
 from tests.system.conftest import REPOSITORY, build, copy_sources, require
 from youtu_llm.settings import fields
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 MAX_BYTES = 15_000_000
 JETPACK_6 = {"libc6": (2, 35), "libstdc++6": (12,)}  # Ubuntu 22.04

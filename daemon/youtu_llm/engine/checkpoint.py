@@ -130,7 +130,8 @@ class Checkpoint:
         path = self.tensors[name].path
         try:
             with safe_open(path, framework="pt") as file:
-                return file.get_tensor(name).clone()
+                tensor: Tensor = file.get_tensor(name)
+                return tensor.clone()
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} cannot be read: {error}. Get the model again.") from None
 

@@ -153,7 +153,8 @@ def _read(file: Path, name: str) -> Tensor:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
-        return opened.get_tensor(name)
+        tensor: Tensor = opened.get_tensor(name)
+        return tensor
 
 
 def _row_reader(file: Path, name: str) -> Callable[[int, int], Tensor]:
@@ -161,6 +162,7 @@ def _row_reader(file: Path, name: str) -> Callable[[int, int], Tensor]:
         from safetensors import safe_open
 
         with safe_open(file, framework="pt") as opened:
-            return opened.get_slice(name)[first:end]
+            part: Tensor = opened.get_slice(name)[first:end]
+            return part
 
     return rows

@@ -21,6 +21,7 @@ from youtu_llm.service.http.access import Access
 from youtu_llm.service.http.head_deadline import HeadDeadline
 from youtu_llm.service.http.responses import REQUEST_ID, STREAM, error_object, json_response
 from youtu_llm.service.http.schemas import MAX_BODY_BYTES
+from youtu_llm.service.http.sse import EventStream
 from youtu_llm.service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def make_application(
         except web.HTTPException:
             raise
         except ConnectionError:
-            if (stream := request.get(STREAM)) is None:
+            stream: EventStream | None = request.get(STREAM)
+            if stream is None:
                 raise
             return stream.response  # its client is gone or has stopped reading: nobody to tell
         except Exception:
@@ -99,7 +101,7 @@ def make_application(
 async def _fail(request: web.Request, error: YoutuError, metrics: Metrics) -> web.StreamResponse:
     """As a status while nothing was sent; afterwards as the stream's last event."""
     metrics.refused.labels(error.code).inc()
-    stream = request.get(STREAM)
+    stream: EventStream | None = request.get(STREAM)
     if stream is None:
         retry_after_s = getattr(error, "retry_after_s", 1) if error.status in (429, 503) else 0
         return json_response(error_object(error), status=error.status, retry_after_s=retry_after_s)

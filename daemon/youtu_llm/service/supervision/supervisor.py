@@ -56,7 +56,7 @@ class RestartWindow:
             return None
         self._restarts.append(now)
         doublings = min(len(self._restarts) - 1, 8)
-        return min(FIRST_RESTART_DELAY_S * 2**doublings, LONGEST_RESTART_DELAY_S)
+        return min(FIRST_RESTART_DELAY_S * (1 << doublings), LONGEST_RESTART_DELAY_S)
 
 
 @dataclass(frozen=True)

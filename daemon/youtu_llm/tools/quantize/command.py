@@ -64,11 +64,11 @@ def run(args: argparse.Namespace) -> None:
     from youtu_llm.tools.importer import require_extra
 
     require_extra()
-    from youtu_llm.tools.quantize import calibration, run
+    from youtu_llm.tools.quantize import calibration, rounding, run
 
     options = run.Options(
         method=args.method,
-        recipe=run.Recipe(args.group_size, args.keep_int8),
+        recipe=rounding.Recipe(args.group_size, args.keep_int8),
         int8_head=args.head == "int8",
         calibration_files=tuple(args.calib) or calibration.DEFAULT_FILES,
     )
