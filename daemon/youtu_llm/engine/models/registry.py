@@ -12,6 +12,5 @@ from youtu_llm.engine.models.spec import Model
 def find(config: ModelConfig) -> type[Model]:
     """Imports that model's module only. Raises ModelError for an unknown architecture."""
     module, _, name = architectures.find(config.architecture, config.source).model.partition(":")
-    found = getattr(importlib.import_module(f"youtu_llm.engine.models.{module}"), name)
-    assert issubclass(found, Model)
+    found: type[Model] = getattr(importlib.import_module(f"youtu_llm.engine.models.{module}"), name)
     return found
