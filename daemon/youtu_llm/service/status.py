@@ -120,10 +120,6 @@ class Status:
         return EngineUnavailable(self.reason, code=code, retry_after_s=retry_after_s)
 
     @property
-    def phase(self) -> str:
-        return self._heartbeat.phase if self._heartbeat else "starting"
-
-    @property
     def num_running(self) -> int:
         return self._heartbeat.running if self._heartbeat else 0
 
@@ -146,19 +142,17 @@ class Status:
 
     def report(self, *, with_log: bool) -> dict[str, Any]:
         """The engine's part of /health; `with_log` adds the crashed engine's last lines."""
+        heartbeat, hello = self._heartbeat, self.hello
         engine: dict[str, Any] = {
-            "phase": self.phase,
-            "last_step_age_s": (
-                round(time.monotonic() - self._heard_at, 3) if self._heartbeat else None
-            ),
+            "phase": heartbeat.phase if heartbeat else "starting",
+            "last_step_age_s": round(time.monotonic() - self._heard_at, 3) if heartbeat else None,
             "restarts": self.restarts,
         }
-        if self._heartbeat and self._heartbeat.phase == "loading":
-            engine["progress"] = round(self._heartbeat.progress, 3)
+        if heartbeat and heartbeat.phase == "loading":
+            engine["progress"] = round(heartbeat.progress, 3)
         if self.last_crash is not None:
             crash = {"reason": self.last_crash.reason, "unix_time": self.last_crash.unix_time}
             engine["last_crash"] = crash | ({"log": self.last_crash.log} if with_log else {})
-        hello = self.hello
         return {
             "state": self.state.value,
             **({"reason": self.reason} if self.reason else {}),

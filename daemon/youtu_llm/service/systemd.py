@@ -53,7 +53,7 @@ class Notifier:
 
     async def beat(self) -> None:
         """Feed the watchdog from the service's event loop, independent of the engine."""
-        interval_s = min(self._watchdog_s / 3 or LOADING_EXTENSION_S / 3, LOADING_EXTENSION_S / 3)
+        interval_s = min(self._watchdog_s or LOADING_EXTENSION_S, LOADING_EXTENSION_S) / 3
         while self._channel is not None:
             lines = ["WATCHDOG=1"] if self._watchdog_s else []
             if self._is_closing or (self._is_loading and not self._is_ready):

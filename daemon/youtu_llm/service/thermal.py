@@ -19,10 +19,6 @@ class Reading:
     over_current: dict[str, int] = field(default_factory=dict)  # events so far, by counter
     power_mode: str = ""  # of NVIDIA's nvpmodel; "": none
 
-    @property
-    def hottest(self) -> float | None:
-        return max(self.celsius.values(), default=None)
-
     def report(self) -> dict[str, Any]:
         return {
             "celsius": self.celsius,
@@ -47,7 +43,7 @@ class ThermalMonitor:
     def check(self, max_celsius: int) -> bool:
         """Whether the board is too hot: above the limit, then until it has cooled by three degrees.
         Without a reading the last verdict stands."""
-        hottest = self.reading.hottest
+        hottest = max(self.reading.celsius.values(), default=None)
         if not max_celsius:
             self.is_hot = False
         elif hottest is not None:
