@@ -138,7 +138,7 @@ def test_the_choice_survives_a_restart_until_config_yaml_is_written(start: Start
     daemon.restart()
     health = daemon.wait_for("ready")
     assert health["profile"] == "two"
-    assert "«one» chosen before cannot be used" in health["degraded"][0]
+    assert "saved profile «one» cannot be used" in health["degraded"][0]
 
 
 def test_a_switch_under_load_mixes_nothing_up(start: Start) -> None:

@@ -1,4 +1,4 @@
-"""The composition root: `run` puts the service together, serves, and takes it apart."""
+"""The composition root: `run` builds the service, serves, and shuts it down."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def run(
     state_dir: Path | None = None,
     system_root: Path = Path("/"),
 ) -> int:
-    """Serves until SIGTERM or SIGINT; the exit status.
+    """Serve until SIGTERM or SIGINT; return the exit status.
 
-    `engine_command` is executed with `--fd N` instead of the real engine. Raises ConfigError
-    for listeners that must not or cannot be opened; a model that cannot be loaded does not
-    end the daemon: it stays up and answers 503 with what to do. `state_dir` is where the choice
-    of profile is kept, this account's own if None; below `system_root` are /sys and /var.
+    `engine_command` is executed with `--fd N` instead of the real engine. `state_dir` holds the
+    saved profile, None: this account's default. `system_root` is the parent of /sys and /var.
+    Raises ConfigError for listeners that must not or cannot be opened. A model that cannot be
+    loaded does not stop the daemon: it answers 503 with what to do.
     """
     faulthandler.enable()
     settings = loaded.settings
@@ -82,8 +82,8 @@ async def _serve(
     status.listen(_log)
     status.listen(notifier.follow)
     saved_profile = SavedProfile(state_dir)
-    loaded, wrong = saved_profile.restore(loaded)
-    status.note("profile", wrong)
+    loaded, problem = saved_profile.restore(loaded)
+    status.note("profile", problem)
     service = loaded.settings.service
     encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
     client = EngineClient(metrics)
@@ -105,7 +105,7 @@ async def _serve(
         shutdown_timeout=LAST_WORDS_S,
     )
     await runner.setup()
-    assert runner.server is not None  # it is set up
+    assert runner.server is not None
     sockets = listeners.Listeners(runner.server)
     watchers = [asyncio.create_task(watch) for watch in (notifier.beat(), thermal.watch())]
     try:
@@ -117,7 +117,7 @@ async def _serve(
     finally:
         sockets.close()
         await profiles.close()
-        # Before the connections: streams of an engine that is silent get their last words too.
+        # Before the connections, so that streams of a hung engine still get their last event.
         await supervisor.close()
         await runner.cleanup()
         for watcher in watchers:
@@ -127,7 +127,7 @@ async def _serve(
 
 
 def _allow_descriptors() -> None:
-    """1,024, what most systems give at first, are fewer than clients may connect."""
+    """Raise the soft limit: the usual 1,024 is fewer than the clients that may connect."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = NUM_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, NUM_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:

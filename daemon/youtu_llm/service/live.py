@@ -1,4 +1,4 @@
-"""What answers are made under: one revision of the settings, with both halves of its model."""
+"""The live configuration: settings, tokenizer and engine configuration of one revision."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LoadTokenizer = Callable[[Path], Tokenizer]
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """Replaced as a whole when the profile changes; an answer keeps the one it began under.
+    """Replaced as a whole when the profile changes; a request keeps the one it was admitted under.
 
-    `revision` counts the changes since the start. `tokenizer` and `engine`, the service's
-    and the engine's half of the model, are None until the model is read.
+    `revision` counts the changes since the start. `tokenizer` and `engine` are None until the
+    model directory has been read.
     """
 
     settings: Settings
@@ -35,8 +35,8 @@ class LiveConfig:
     engine: EngineConfig | None = None
 
     def runs_on(self, engine: EngineConfig | None) -> bool:
-        """Whether an engine that loaded `engine` will do. It can learn another system prompt,
-        if that takes the pages that its memory plan has for one."""
+        """Whether an engine that loaded `engine` can serve this without a restart: the system
+        prompt may differ if it takes as many pages, since the memory plan reserves them."""
         if engine is None or self.engine is None:
             return False
         pinned = self.engine.pinned_prefix_ids
@@ -52,9 +52,8 @@ async def prepare(
     model_dir = _find_model(settings.model.name)
     tokenizer = before.tokenizer
     if tokenizer is None or before.engine is None or before.engine.model_dir != str(model_dir):
-        loop = asyncio.get_running_loop()
         try:
-            tokenizer = await loop.run_in_executor(None, load_tokenizer, model_dir)
+            tokenizer = await asyncio.to_thread(load_tokenizer, model_dir)
         except ModelError as error:
             raise ModelError(error.message.replace(str(model_dir), model_dir.name)) from error
     engine, context = settings.engine, settings.context
@@ -87,7 +86,7 @@ def _find_model(name: str) -> Path:
 
 
 def _shared_prefix(tokenizer: Tokenizer, system_prompt: str) -> tuple[int, ...]:
-    """The ids with which every conversation of this profile begins."""
+    """The token ids that every conversation of this profile starts with."""
     if not system_prompt:
         return ()
     system = {"role": "system", "content": system_prompt}

@@ -1,14 +1,15 @@
-"""The live configuration and its change while the daemon runs."""
+"""Changes of the live configuration while the daemon runs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Coroutine
+from operator import attrgetter
 from typing import Any
 
 from youtu_llm import config
-from youtu_llm.config import NOT_IN_PROFILES, Loaded, Settings
+from youtu_llm.config import NOT_IN_PROFILES, Loaded
 from youtu_llm.errors import ConfigError, InvalidRequest, ModelError, YoutuError
 from youtu_llm.service.live import LiveConfig, LoadTokenizer, prepare
 from youtu_llm.service.requests.pipeline import Pipeline
@@ -18,7 +19,7 @@ from youtu_llm.service.supervision.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
-# What the listeners and the engine's process were started with.
+# Applied once, when the listeners and the engine process start.
 FIXED = sorted(NOT_IN_PROFILES - {"profile"})
 
 
@@ -28,18 +29,18 @@ class NeedsRestart(YoutuError):
 
 
 class SwitchFailed(YoutuError):
-    """The new configuration does not work; the last good one is live again."""
+    """The new configuration does not work; the previous one was restored if it still works."""
 
     code = "switch_failed"
     status = 409
 
 
 class Profiles:
-    """Validate all, check resources, apply; one change at a time.
+    """Validates, prepares and applies one change at a time.
 
-    A change the live engine can take is there at once, and running answers keep the config they
-    began under. Any other one drains, restarts the engine, and goes back to the last good one
-    if the new engine does not come up. A change ends even if who asked for it hangs up.
+    A change that the running engine supports applies at once; running requests keep their
+    configuration. Any other change drains, restarts the engine, and rolls back if the new engine
+    does not load. A change completes even if the client that requested it disconnects.
     """
 
     def __init__(
@@ -64,31 +65,28 @@ class Profiles:
         return list(config.profiles(self._loaded.sources.profile_dirs))
 
     def begin(self) -> None:
-        """Starts the engine under the first config; a model that is not there is «failed»."""
+        """Start the engine. A missing model makes the state «failed»."""
         self._spawn(self._begin())
 
     async def use(self, name: str) -> None:
-        """The choice holds over restarts, until config.yaml is written or reloaded.
+        """Switch to a profile and save it (`SavedProfile` says for how long).
 
         Raises InvalidRequest with every problem of the files, NeedsRestart, SwitchFailed.
         """
-        await self._see_through(self._change(name))
+        await asyncio.shield(self._spawn(self._change(name)))
 
     async def reload(self) -> None:
-        """What the files say now, the profile included. Raises as `use` does."""
-        await self._see_through(self._change(None))
+        """Apply the files as they are now, with their profile. Raises as `use` does."""
+        await asyncio.shield(self._spawn(self._change(None)))
 
     def hang_up(self) -> None:
-        """SIGHUP, `systemctl reload`: a change that is refused leaves all as it was."""
+        """SIGHUP (`systemctl reload`): a rejected change is shown in `degraded`."""
         self._spawn(self._hang_up())
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _see_through(self, change: Coroutine[Any, Any, None]) -> None:
-        await asyncio.shield(self._spawn(change))
 
     def _spawn(self, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(change)
@@ -100,21 +98,20 @@ class Profiles:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, YoutuError):
-            logger.error("the configuration stays as it was: %s", error.message)
+            logger.error("configuration unchanged: %s", error.message)
         elif error is not None:
-            logger.error("a change of the configuration failed", exc_info=error)
+            logger.error("changing the configuration failed", exc_info=error)
             reason = f"internal error ({type(error).__name__})"
             if self._status.state is State.READY:
-                self._status.note("config", f"{reason}: the configuration stays as it was")
+                self._status.note("config", f"configuration unchanged: {reason}")
             else:
                 self._status.change(State.FAILED, reason)
 
     async def _hang_up(self) -> None:
         try:
             await self._change(None)
-        except (InvalidRequest, NeedsRestart) as error:  # nobody waits for an answer to read it in
-            told = f"the configuration stays as it was: {error.message}"
-            self._status.note("config", told)
+        except (InvalidRequest, NeedsRestart) as error:  # a signal has no response to carry it
+            self._status.note("config", f"configuration unchanged: {error.message}")
             raise
 
     async def _begin(self) -> None:
@@ -134,26 +131,25 @@ class Profiles:
             try:
                 await self._go_live(await self._prepare(loaded))
             except (ModelError, SwitchFailed) as error:
-                told = f"the profile «{loaded.settings.profile}» cannot be used: {error.message}"
-                self._status.note("profile", told)
-                raise SwitchFailed(told) from error
+                problem = f"the profile «{loaded.settings.profile}» cannot be used: {error.message}"
+                self._status.note("profile", problem)
+                raise SwitchFailed(problem) from error
             self._loaded = loaded
-            loop = asyncio.get_running_loop()
-            unsaved = await loop.run_in_executor(None, self._saved_profile.save, name, loaded)
+            unsaved = await asyncio.to_thread(self._saved_profile.save, name, loaded)
             self._status.note("profile", unsaved)
             self._status.note("config", "")
             revision = self._pipeline.config.revision
             logger.info("profile %s is live, revision %d", loaded.settings.profile, revision)
 
     async def _read(self, name: str | None) -> Loaded:
-        loop = asyncio.get_running_loop()
         try:
-            loaded = await loop.run_in_executor(None, lambda: self._loaded.again(profile=name))
+            loaded = await asyncio.to_thread(self._loaded.again, profile=name)
         except ConfigError as error:
             raise InvalidRequest(error.message, param="name" if name else None) from error
-        fixed = _changed_keys(self._pipeline.settings, loaded.settings)
+        old, new = self._pipeline.settings, loaded.settings
+        fixed = [key for key in FIXED if attrgetter(key)(old) != attrgetter(key)(new)]
         if fixed:
-            raise NeedsRestart(f"this changes {', '.join(fixed)}: restart the service for that")
+            raise NeedsRestart(f"this changes {', '.join(fixed)}: restart the service to apply it")
         return loaded
 
     async def _prepare(self, loaded: Loaded) -> LiveConfig:
@@ -168,13 +164,13 @@ class Profiles:
             await self._restart_engine(config)
 
     async def _restart_engine(self, config: LiveConfig) -> None:
-        """Nothing is admitted from the drain to the new engine's hello, so no answer sees two
-        configurations. Raises SwitchFailed."""
+        """No request is admitted between the drain and the new engine's Hello, so none runs under
+        two configurations. Raises SwitchFailed."""
         assert config.engine is not None
         pipeline, last_good = self._pipeline, self._pipeline.config
         to = config.settings.profile
         self._status.change(
-            State.DRAINING, f"switching to the profile «{to}»; running answers finish first"
+            State.DRAINING, f"switching to the profile «{to}» when running requests have finished"
         )
         await pipeline.drain(last_good.settings.service.drain_timeout_s, "switched")
         await self._supervisor.close()
@@ -187,16 +183,8 @@ class Profiles:
             self._status.change(State.FAILED, failure)
             raise SwitchFailed(failure)
         back = last_good.settings.profile
-        self._status.change(State.RESTARTING, f"{failure}; going back to the profile «{back}»")
+        self._status.change(State.RESTARTING, f"{failure}; restoring the profile «{back}»")
         second = await self._supervisor.start(last_good.engine, last_good.settings.service)
         if second is not None:
-            raise SwitchFailed(f"{failure}; going back to «{back}» failed too: {second}")
+            raise SwitchFailed(f"{failure}; restoring «{back}» failed too: {second}")
         raise SwitchFailed(f"{failure}; «{back}» is live again")
-
-
-def _changed_keys(old: Settings, new: Settings) -> list[str]:
-    def value(settings: Settings, key: str) -> Any:
-        section, name = key.split(".")
-        return getattr(getattr(settings, section), name)
-
-    return [key for key in FIXED if value(old, key) != value(new, key)]

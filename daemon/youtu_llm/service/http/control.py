@@ -1,4 +1,4 @@
-"""Operating the daemon: health, metrics, live requests, profiles."""
+"""The control API: health, metrics, live requests, profiles."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class ControlRoutes:
         return json_response({"ready": True})
 
     async def health(self, request: web.Request) -> web.StreamResponse:
-        """The engine's last lines may name files: only for those on this machine's socket."""
+        """Only the Unix socket gets the engine's log, which may reveal file names."""
         num_live = len(self._pipeline.live)
-        running = min(self._status.num_running, num_live)  # the heartbeat may be a second old
+        running = min(self._status.num_running, num_live)  # the heartbeat may be outdated
         self._note_heat()
         body = {
             "profile": self._pipeline.settings.profile,
@@ -88,7 +88,7 @@ class ControlRoutes:
 
     def _note_heat(self) -> None:
         thermal, max_celsius = self._pipeline.thermal, self._pipeline.settings.bounds.max_celsius
-        hot = f"above {max_celsius} °C (bounds.max_celsius): one answer at a time"
+        hot = f"above {max_celsius} °C (bounds.max_celsius): one request at a time"
         self._status.note("heat", hot if thermal.check(max_celsius) else "")
 
     async def requests(self, request: web.Request) -> web.StreamResponse:
@@ -130,11 +130,11 @@ class ControlRoutes:
         return json_response(self._profile())
 
     def _profile(self) -> dict[str, Any]:
-        """What is live; the API key stays here."""
+        """The live profile, without the API key."""
         settings = self._pipeline.settings
         return {
             "name": settings.profile,
             "generation": self._pipeline.config.revision,
-            "degraded": self._status.degraded,  # such as a choice that could not be saved
+            "degraded": self._status.degraded,  # e.g. the profile was not saved
             "settings": settings.model_dump(mode="json", exclude={"service": {"api_key"}}),
         }
