@@ -30,10 +30,10 @@ def build(
     backend: Backend | None = None,
     on_progress: Callable[[Heartbeat], None] = lambda heartbeat: None,
 ) -> tuple[Core, Hello]:
-    """The engine, loaded and with its pinned prefix computed, and what it tells the service.
+    """The engine, loaded and with its pinned prefix computed, and its Hello to the service.
 
     `backend` is chosen from `config` unless given. `on_progress` gets a heartbeat for each
-    tensor and each step. `Hello.model_digest` is left for whoever checks the files. Raises
+    tensor and each step. `Hello.model_digest` is set by the worker, which checks the files. Raises
     ModelError for a directory that cannot be served, ResourceError where it does not fit.
     """
     started = time.monotonic()

@@ -1,7 +1,7 @@
 """Text to token ids and back, and the model's own chat template.
 
 Only the template may write control tokens (`<|im_end|>` and its like). In a message they
-are ordinary characters: a client cannot close its turn and speak as the system.
+are ordinary characters: a client cannot end its turn and forge a system message.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Tokenizer:
         try:
             # Unlike `encode` this lets other threads run: a long text takes seconds.
             return self._backend.encode_batch([text], add_special_tokens=False)[0].ids
-        except TypeError as error:  # what tokenizers says to a lone surrogate
+        except TypeError as error:  # for a lone surrogate
             raise InvalidRequest("the text holds half of a surrogate pair: not Unicode") from error
 
     def encode_chat(
@@ -95,7 +95,7 @@ class Tokenizer:
     def encode_turn(
         self, messages: Sequence[dict[str, Any]], *, enable_thinking: bool = False
     ) -> list[int]:
-        """Ids that follow the assistant's last word: the end of its turn, `messages`, and the
+        """Ids that follow the assistant's last message: the end of its turn, `messages`, and the
         start of its next. Behind the ids of a conversation they continue it, and leave those
         before them as they are. Raises as `encode_chat` does.
         """
@@ -109,9 +109,9 @@ class Tokenizer:
         """Ids of the rendered conversation behind the text `cut`."""
         if self._template is None:
             raise InvalidRequest("this model has no chat template: use /v1/completions")
-        # Guard: a mark nobody can guess goes into each control token a message spells out, so
-        # that none is left in the rendered text but the template's own. It is taken out again
-        # before encoding: what the message says is encoded as it stands.
+        # Guard: an unguessable mark is put into each control token a message spells out, so
+        # that the rendered text holds only the template's own. The mark is removed before
+        # encoding: the message's text is encoded unchanged.
         mark = f"\ufdd0{secrets.token_hex(8)}\ufdd0"
         guarded = [self._guard(message, mark) for message in messages]
         try:
@@ -176,7 +176,7 @@ def _return_freed_memory() -> None:
 
 
 class _TemplateRefusal(jinja2.TemplateError):
-    """The template's own raise_exception(...): these messages are not for this model."""
+    """The template called raise_exception(...): it rejects these messages."""
 
 
 def _refuse(message: str) -> NoReturn:
@@ -225,7 +225,7 @@ def _eos_token_ids(
     token = _special_tokens(config).get("eos_token")
     found = backend.token_to_id(token) if token else None
     if found is None:
-        raise ModelError(f"{model_dir} does not say which token ends an answer (eos_token_id)")
+        raise ModelError(f"{model_dir}: no file names the token that ends an answer (eos_token_id)")
     return [found]
 
 

@@ -1,4 +1,4 @@
-"""Every architecture: who implements it, and what its files call things. No torch.
+"""Every architecture: the class that implements it, and the names in its files. No torch.
 
 `registry` (the engine), `rope`, `youtu import` and `youtu quantize` read this table.
 """

@@ -128,7 +128,7 @@ class Decoder(Model):
     def forward(self, batch: Batch, cache: CacheStorage) -> Tensor:
         ops = self.ops
         x = ops.embed(batch.token_ids, self.embedding)  # [T, hidden], the residual stream
-        delta: Tensor | None = None  # what a block adds to it, left to the next one's norm
+        delta: Tensor | None = None  # a block's output, added by the next block's norm
         for layer in self.layers:
             x, delta = layer.forward(x, delta, batch, cache)
         assert delta is not None
