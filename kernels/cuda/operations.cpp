@@ -13,8 +13,6 @@ constexpr int64_t PARTIAL_VALUES = 256 * 8192;   // of all splits of a slab
 constexpr int MAX_HEADS = 64, MAX_ARGMAX_ROWS = 1024;
 constexpr int MLA_RANK = 512, MLA_ROPE = 64, MLA_NOPE = 128, MLA_VALUE = 128;
 constexpr int64_t QUERY_VALUES = int64_t(SLAB_ROWS) * 16 * (MLA_RANK + MLA_ROPE);
-constexpr int MAX_STAGED_BYTES = (8 * (3072 + 8) + 3072) * 2;
-constexpr int MLA_ATTEND_SHARED = 62016;  // sizeof(AttendShared) in mla.cu
 constexpr float LOG2_E = 1.4426950408889634f;
 
 struct Workspace {  // device memory
@@ -50,7 +48,7 @@ int32_t gemm(const LinearArgs& args, bool gated, void* stream) {
   const Kernel kernel = gated ? (large ? K_int4_gemm_gated_128 : K_int4_gemm_gated_64)
                               : (large ? K_int4_gemm_128 : K_int4_gemm_64);
   return driver_launch(kernel, {width, divide_up(args.num_tokens, tokens)}, 256, &args, stream,
-                       2 * tokens * (64 + 8) * 2);
+                       GEMM_SHARED_BYTES(tokens));
 }
 
 // Query rows of one launch, and parts of the context so that the blocks fill the device.
@@ -135,8 +133,8 @@ int32_t youtu_int4_norm_linear(void* y, void* x_out, const void* x, const void* 
                            norm,                  bias, x_stride, num_tokens, eps};
   const Grid grid = {tiles_of(gated ? n / 2 : n), divide_up(num_tokens, 8)};
   const Kernel kernel = gated ? K_int4_linear_norm_gated : K_int4_linear_norm;
-  const int32_t shared = (std::min(num_tokens, 8) * (k + 8) + k) * 2;
-  if (shared > MAX_STAGED_BYTES) return YOUTU_EINVAL;
+  const int32_t shared = STAGED_SHARED_BYTES(std::min(num_tokens, 8), k);
+  if (shared > MAX_STAGED_SHARED_BYTES) return YOUTU_EINVAL;
   return driver_launch(kernel, grid, 256, &args, stream, shared);
 }
 
@@ -271,7 +269,7 @@ int32_t mla(AbsorbArgs args, const youtu_step* step, void* stream) {
                                    &args, stream);
     if (!status)
       status = driver_launch(K_mla_attend, {slab.splits, attend.num_rows, heads / 16}, 256,
-                             &attend, stream, MLA_ATTEND_SHARED);
+                             &attend, stream, ATTEND_SHARED_BYTES);
     if (!status)
       status = driver_launch(K_mla_output, {heads * (MLA_VALUE / 16), eights}, 256, &attend,
                              stream);
