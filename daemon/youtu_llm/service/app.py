@@ -90,7 +90,7 @@ async def _serve(
     supervisor = Supervisor(command, status, client)
     pipeline = Pipeline(LiveConfig(loaded.settings), status, client, metrics, thermal, encoders)
     profiles = Profiles(loaded, saved_profile, load_tokenizer, pipeline, supervisor, status)
-    loop.add_signal_handler(signal.SIGHUP, profiles.hang_up)
+    loop.add_signal_handler(signal.SIGHUP, profiles.on_sighup)
     access = Access.of(service)
     routes = [
         *ChatRoutes(pipeline).routes,

@@ -79,9 +79,9 @@ class Profiles:
         """Apply the files as they are now, with their profile. Raises as `use` does."""
         await asyncio.shield(self._spawn(self._change(None)))
 
-    def hang_up(self) -> None:
-        """SIGHUP (`systemctl reload`): a rejected change is shown in `degraded`."""
-        self._spawn(self._hang_up())
+    def on_sighup(self) -> None:
+        """Reload (`systemctl reload`) and show a rejected change in `degraded`."""
+        self._spawn(self._reload())
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -107,7 +107,7 @@ class Profiles:
             else:
                 self._status.change(State.FAILED, reason)
 
-    async def _hang_up(self) -> None:
+    async def _reload(self) -> None:
         try:
             await self._change(None)
         except (InvalidRequest, NeedsRestart) as error:  # a signal has no response to carry it
@@ -117,13 +117,9 @@ class Profiles:
     async def _begin(self) -> None:
         async with self._lock:
             try:
-                config = await self._prepare(self._loaded)
+                self._start(await self._prepare(self._loaded))
             except ModelError as error:
                 self._status.change(State.FAILED, error.message)
-                return
-            self._pipeline.config = config
-            assert config.engine is not None
-            self._supervisor.start(config.engine, config.settings.service)
 
     async def _change(self, name: str | None) -> None:
         async with self._lock:
@@ -166,25 +162,30 @@ class Profiles:
     async def _restart_engine(self, config: LiveConfig) -> None:
         """No request is admitted between the drain and the new engine's Hello, so none runs under
         two configurations. Raises SwitchFailed."""
-        assert config.engine is not None
-        pipeline, last_good = self._pipeline, self._pipeline.config
+        last_good = self._pipeline.config
         to = config.settings.profile
         self._status.change(
             State.DRAINING, f"switching to the profile «{to}» when running requests have finished"
         )
-        await pipeline.drain(last_good.settings.service.drain_timeout_s, "switched")
+        await self._pipeline.drain(last_good.settings.service.drain_timeout_s, "switched")
         await self._supervisor.close()
-        pipeline.config = config
-        failure = await self._supervisor.start(config.engine, config.settings.service, trial=True)
+        failure = await self._start(config, trial=True)
         if failure is None:
             return
-        pipeline.config = last_good
-        if last_good.engine is None:
+        if last_good.engine is None:  # its model was missing at the start
+            self._pipeline.config = last_good
             self._status.change(State.FAILED, failure)
             raise SwitchFailed(failure)
         back = last_good.settings.profile
         self._status.change(State.RESTARTING, f"{failure}; restoring the profile «{back}»")
-        second = await self._supervisor.start(last_good.engine, last_good.settings.service)
-        if second is not None:
-            raise SwitchFailed(f"{failure}; restoring «{back}» failed too: {second}")
-        raise SwitchFailed(f"{failure}; «{back}» is live again")
+        second = await self._start(last_good)
+        outcome = (
+            f"restoring «{back}» failed too: {second}" if second else f"«{back}» is live again"
+        )
+        raise SwitchFailed(f"{failure}; {outcome}")
+
+    def _start(self, config: LiveConfig, *, trial: bool = False) -> asyncio.Future[str | None]:
+        """Make `config` live; for the rest see `Supervisor.start`."""
+        assert config.engine is not None
+        self._pipeline.config = config
+        return self._supervisor.start(config.engine, config.settings.service, trial=trial)

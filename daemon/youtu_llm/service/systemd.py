@@ -24,8 +24,7 @@ class Notifier:
         self._channel = sdnotify.SystemdNotifier(debug=True) if has_systemd else None
         self._watchdog_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
         self._is_ready = False
-        self._is_loading = False
-        self._is_closing = False
+        self._extends_timeout = False  # while the first load or the shutdown may take long
 
     def notify(self, *lines: str) -> None:
         if self._channel is not None:
@@ -41,9 +40,9 @@ class Notifier:
 
     def follow(self, status: Status) -> None:
         """Report a change of state (a listener of Status)."""
-        self._is_loading = status.state in (State.STARTING, State.LOADING, State.RESTARTING)
+        is_loading = status.state in (State.STARTING, State.LOADING, State.RESTARTING)
+        self._extends_timeout = status.is_closing or (is_loading and not self._is_ready)
         lines = [f"STATUS={status}"]
-        self._is_closing = status.is_closing
         if status.is_closing:
             lines.append("STOPPING=1")
         elif status.state in (State.READY, State.FAILED) and not self._is_ready:
@@ -56,7 +55,7 @@ class Notifier:
         interval_s = min(self._watchdog_s or LOADING_EXTENSION_S, LOADING_EXTENSION_S) / 3
         while self._channel is not None:
             lines = ["WATCHDOG=1"] if self._watchdog_s else []
-            if self._is_closing or (self._is_loading and not self._is_ready):
+            if self._extends_timeout:
                 lines.append(f"EXTEND_TIMEOUT_USEC={LOADING_EXTENSION_S * 1_000_000}")
             if lines:
                 self.notify(*lines)
