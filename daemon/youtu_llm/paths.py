@@ -1,9 +1,9 @@
 """Where things lie on this machine, in one place.
 
 The machine's own accounts (UID below 1000: root, and `youtu` under systemd) use the system's
-folders, a person uses folders of their own:
+folders, other users their own:
 
-              system                      person
+              system                      user
 config        /etc/youtu/config.yaml      ~/.config/youtu/config.yaml
 profiles      /etc/youtu/profiles         ~/.config/youtu/profiles, then the system's
 socket        /run/youtu/youtu.sock       $XDG_RUNTIME_DIR/youtu/youtu.sock, or /tmp/youtu-UID/
@@ -11,7 +11,7 @@ models        /var/lib/youtu/models       ~/.local/share/youtu/models
 state         /var/lib/youtu/state        ~/.local/state/youtu
 
 YOUTU_CONFIG and YOUTU_MODELS name another config file and model folder. Nothing here is
-created: whoever writes makes the folder.
+created: the code that writes a file makes its folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from youtu_llm.errors import ModelError
 
-FIRST_PERSON_UID = 1000  # below it are the machine's own accounts
+FIRST_USER_UID = 1000  # below it are the machine's own accounts
 SYSTEM_CONFIG = Path("/etc/youtu")
 SYSTEM_PROFILES = Path("/usr/share/youtu/profiles")
 SYSTEM_SOCKET = Path("/run/youtu/youtu.sock")
@@ -88,14 +88,14 @@ def find_model(name: str) -> Path:
 
 
 def state_dir(environ: Environ = os.environ) -> Path:
-    """What the daemon itself must remember over a reboot."""
+    """Where the daemon keeps its state over a reboot."""
     if _is_system():
         return SYSTEM_DATA / "state"
     return _home(environ, "XDG_STATE_HOME", ".local/state")
 
 
 def _is_system() -> bool:
-    return os.geteuid() < FIRST_PERSON_UID
+    return os.geteuid() < FIRST_USER_UID
 
 
 def _config_dir(environ: Environ) -> Path:

@@ -20,7 +20,7 @@ _SAMPLE_ROWS = 64
 
 
 class GgufModel:
-    """Raises ModelError for a file that is not GGUF or whose architecture is not known."""
+    """Raises ModelError for a file that is not GGUF or whose architecture is not supported."""
 
     def __init__(self, path: Path) -> None:
         from gguf import GGUFReader
@@ -29,7 +29,7 @@ class GgufModel:
         try:
             self.reader = GGUFReader(path)
         except (ValueError, IndexError) as error:  # a truncated file ends in the middle of a field
-            raise ModelError(f"{path} is no GGUF file, or cut short: get it again") from error
+            raise ModelError(f"{path} is no GGUF file, or cut short: download it again") from error
         name = self.field("general.architecture")
         known = {e.gguf.name: (key, e.gguf) for key, e in ARCHITECTURES.items() if e.gguf}
         if name not in known:
@@ -41,7 +41,7 @@ class GgufModel:
         self.tied = self._merge_tied_tables()
 
     def field(self, key: str, default: Any = None) -> Any:
-        """A metadata value as plain Python, or `default`."""
+        """A metadata value as a Python object, or `default`."""
         found = self.reader.get_field(key)
         return default if found is None else found.contents()
 
@@ -93,7 +93,7 @@ class GgufModel:
         raise ModelError(f"{self.path}: tensor {gguf_name} is not known in {self._gguf.name}")
 
     def _merge_tied_tables(self) -> bool:
-        """True when embedding and head are one table; then only the finer of the two is left.
+        """True when embedding and head are one table; then only the more precise copy is kept.
 
         Some files store a tied table twice, at different precisions.
         """

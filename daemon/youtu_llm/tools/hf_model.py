@@ -27,7 +27,7 @@ _AWQ = {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
 
 
 class HfModel:
-    """Raises ModelError for a directory that is incomplete or not understood."""
+    """Raises ModelError for a directory that is incomplete or not supported."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,9 +47,9 @@ class HfModel:
             raise ModelError(f"{path}: its safetensors hold no model.embed_tokens.weight")
 
     def config(self) -> dict[str, Any]:
-        # Said outright, because what a missing key means depends on the architecture.
+        # Explicit, because the default of a missing key depends on the architecture.
         config = {**self._config, "tie_word_embeddings": self._tied}
-        if self._is_packed:  # it comes out of here unpacked, or in another layout
+        if self._is_packed:  # `tensors` gives it unpacked, or in another layout
             del config["quantization_config"]
         return config
 
@@ -106,7 +106,7 @@ class HfModel:
         return sorted(set(self._files.values())) + ([index] if index.is_file() else [])
 
     def _check_quantization(self) -> str | None:
-        """The quantisation the weights have already; none for floating point."""
+        """The quantisation method of the weights; None for floating point."""
         found = self._config.get("quantization_config")
         if found is None:
             return None

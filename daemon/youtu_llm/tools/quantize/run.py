@@ -4,8 +4,8 @@ In memory at a time: the calibration text's residual stream (8,192 tokens), one 
 (twice, with AWQ's scales), and the products of its linears' inputs, whose largest is the square
 of the intermediate size in fp32 and is held three times while a linear is rounded.
 
-Every block is calibrated on what the quantised blocks before it hand on, so that it makes up
-for their errors where it can.
+Every block is calibrated on the output of the quantised blocks before it, so that it can
+compensate for their errors.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def quantize(source: Path, out: Path, options: Options) -> Path:
     """Make the model directory `out` from a model directory or .gguf file; returns `out`.
 
     The same command on the same machine gives the same bytes. Unfinished work is kept beside
-    `out`, in .partial. Raises ModelError for what is not understood, ResourceError when the disk
-    is too small or another process makes the same model.
+    `out`, in .partial. Raises ModelError for a source that is not supported, ResourceError
+    when the disk is too small or another process makes the same model.
     """
     importer.require_extra()
     if out.exists():
@@ -112,7 +112,7 @@ class _Run:
         return path
 
     def _plan(self) -> dict[str, Any]:
-        """Whatever the result depends on."""
+        """Everything that the result depends on."""
         files = [self.source] if self.source.is_file() else sorted(self.source.iterdir())
         return {
             "format": FORMAT,
@@ -121,7 +121,7 @@ class _Run:
             "recipe": json.loads(json.dumps(dataclasses.asdict(self.options.recipe))),
             "int8_head": self.options.int8_head,
             "calibration": calibration.digest(self.options.calibration_files),
-            "threads": torch.get_num_threads(),  # sums are added up in another order
+            "threads": torch.get_num_threads(),  # they change the order of sums
             "torch": torch.__version__,
         }
 
@@ -164,7 +164,7 @@ class _Run:
         return after
 
     def _best(self, tensors: Tensors, stream: Tensor, report: dict[str, Any]) -> Quantised:
-        """By the error on text it was not fitted on; then fitted on all of it."""
+        """The method with the least error on held-out text, then fitted on all of it."""
         fit, held_out = self.calibration.split()
         stats, _ = self._observe(tensors, stream[fit])
         unseen, wanted = self._observe(tensors, stream[held_out])
@@ -182,7 +182,7 @@ class _Run:
         return self._quantise(tensors, stats, method)
 
     def _observe(self, tensors: Tensors, stream: Tensor) -> tuple[Stats, Tensor]:
-        """What the block's linears read, and the stream behind the block as it is."""
+        """Statistics of the linears' inputs, and the stream [S, T, hidden] behind the block."""
         collector = Collector()
         after = self.runner.run(tensors, stream, collector)
         return collector.finish(), after
@@ -197,7 +197,7 @@ class _Run:
         return rounding.quantise(block, self.options.recipe, compensate=method.endswith("gptq"))
 
     def _assemble(self) -> dict[str, Any]:
-        """All but the manifest of the model directory; returns its config."""
+        """Write the model directory except its manifest; returns its config."""
         others = [t for name, t in self.tensors.items() if not name.startswith(_LAYERS)]
         tables = [t for t in others if self.options.int8_head and t.name in importer.TABLES]
         plan: dict[str, TensorPlan] = {}
@@ -266,7 +266,7 @@ def _whole(tensor: SourceTensor) -> Tensor:
 
 
 def _error(got: Tensor, wanted: Tensor) -> float:
-    """How far tokens are from where they should be: the mean of |got - wanted|^2 / |wanted|^2."""
+    """Relative error, the mean over tokens of |got - wanted|^2 / |wanted|^2."""
     lost = (got - wanted).square().sum(-1) / wanted.square().sum(-1)
     return float(lost.mean())
 
