@@ -337,7 +337,7 @@ async def test_profile_use(daemon: Daemon, tmp_path: Path) -> None:
 
     done = await youtu(daemon, "profile", "use", "factory", "--config", str(file))
     assert done.status == 1
-    assert "stays with the profile car" in done.err
+    assert "keeps the profile car" in done.err
 
     done = await youtu(daemon, "profile", "use", "cart", "--config", str(file))
     assert (done.status, done.out) == (78, "")
@@ -392,7 +392,7 @@ async def test_config_schema_and_check(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("profile: car\n")
     done = await youtu(None, "config", "check", "--config", str(file))
-    assert done.out.startswith(f"ok: {file}; profile car; also good: car, ")
+    assert done.out.startswith(f"ok: {file}; profile car; also valid: car, ")
     file.write_text("bounds: {max_new_tokens: 500}\nsampling: {max_new_tokens: 400}\n")
     assert (await youtu(None, "config", "check", "--config", str(file))).status == 0
     file.write_text("bounds: {max_new_tokens: 500}\n")

@@ -1,9 +1,9 @@
-"""Where things lie on this machine, in one place.
+"""Where files are on this machine, in one place.
 
 The machine's own accounts (UID below 1000: root, and `youtu` under systemd) use the system's
-folders, a person uses folders of their own:
+folders; a user has folders of their own:
 
-              system                      person
+              system                      user
 config        /etc/youtu/config.yaml      ~/.config/youtu/config.yaml
 profiles      /etc/youtu/profiles         ~/.config/youtu/profiles, then the system's
 socket        /run/youtu/youtu.sock       $XDG_RUNTIME_DIR/youtu/youtu.sock, or /tmp/youtu-UID/
@@ -11,7 +11,7 @@ models        /var/lib/youtu/models       ~/.local/share/youtu/models
 state         /var/lib/youtu/state        ~/.local/state/youtu
 
 YOUTU_CONFIG and YOUTU_MODELS name another config file and model folder. Nothing here is
-created: whoever writes makes the folder.
+created: the code that writes makes the folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def config_file(environ: Environ = os.environ) -> Path:
 
 
 def profile_dirs(environ: Environ = os.environ) -> tuple[Path, ...]:
-    """Folders of profiles; of two files of one name the earlier folder's counts."""
+    """Folders of profiles; for equal names the earlier folder's file is used."""
     dirs = (_config_dir(environ), SYSTEM_CONFIG)
     return (*(folder / "profiles" for folder in dict.fromkeys(dirs)), *_shipped_profiles())
 
@@ -64,7 +64,7 @@ def model_dir(name: str) -> Path:
 
 
 def state_dir(environ: Environ = os.environ) -> Path:
-    """What the daemon itself must remember over a reboot."""
+    """State of the daemon that survives a reboot."""
     if _is_system():
         return SYSTEM_DATA / "state"
     return _home(environ, "XDG_STATE_HOME", ".local/state")
