@@ -157,9 +157,9 @@ async def test_chat_takes_piped_text_below_the_prompt(daemon: Daemon) -> None:
     [
         (b"busy", "youtu: the queue is full\n"),
         (b"crash", "youtu: the engine died\n"),
-        (b"cut", "youtu: the daemon hung up before the answer was complete\n"),
+        (b"cut", "youtu: the daemon disconnected before the answer was complete\n"),
         (b"", "youtu: nothing to ask: give a prompt or pipe one in\n"),
-        (b"\xff", "youtu: what is piped in is not UTF-8 text\n"),
+        (b"\xff", "youtu: standard input is not UTF-8 text\n"),
     ],
 )
 async def test_chat_says_what_went_wrong(daemon: Daemon, question: bytes, message: str) -> None:
