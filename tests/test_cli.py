@@ -158,9 +158,9 @@ async def test_chat_takes_piped_text_below_the_prompt(daemon: Daemon) -> None:
     [
         (b"busy", "youtu: the queue is full\n"),
         (b"crash", "youtu: the engine died\n"),
-        (b"cut", "youtu: the daemon hung up before the answer was complete\n"),
+        (b"cut", "youtu: the daemon disconnected before the answer was complete\n"),
         (b"", "youtu: nothing to ask: give a prompt or pipe one in\n"),
-        (b"\xff", "youtu: what is piped in is not UTF-8 text\n"),
+        (b"\xff", "youtu: standard input is not UTF-8 text\n"),
     ],
 )
 async def test_chat_says_what_went_wrong(daemon: Daemon, question: bytes, message: str) -> None:
@@ -338,7 +338,7 @@ async def test_profile_use(daemon: Daemon, tmp_path: Path) -> None:
 
     done = await youtu(daemon, "profile", "use", "factory", "--config", str(file))
     assert done.status == 1
-    assert "stays with the profile car" in done.err
+    assert "keeps the profile car" in done.err
 
     done = await youtu(daemon, "profile", "use", "cart", "--config", str(file))
     assert (done.status, done.out) == (78, "")
@@ -393,7 +393,7 @@ async def test_config_schema_and_check(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("profile: car\n")
     done = await youtu(None, "config", "check", "--config", str(file))
-    assert done.out.startswith(f"ok: {file}; profile car; also good: car, ")
+    assert done.out.startswith(f"ok: {file}; profile car; also valid: car, ")
     file.write_text("bounds: {max_new_tokens: 500}\nsampling: {max_new_tokens: 400}\n")
     assert (await youtu(None, "config", "check", "--config", str(file))).status == 0
     file.write_text("bounds: {max_new_tokens: 500}\n")

@@ -182,9 +182,9 @@ def test_the_default_socket_is_checked_too(
 def test_a_profile_chosen_while_running_wins_until_the_next_reload(profile_dir: Path) -> None:
     loaded = load(profile_dir, "profile: car\n", flags={"profile": "factory"})
     car = loaded.again(profile="car")
-    assert (car.settings.sampling.top_k, car.origins["profile"]) == (7, "chosen while running")
+    assert (car.settings.sampling.top_k, car.origins["profile"]) == (7, "selected at run time")
     assert car.again().settings.profile == "factory"
-    with pytest.raises(ConfigError, match="chosen while running: profile: no such profile"):
+    with pytest.raises(ConfigError, match="selected at run time: profile: no such profile"):
         loaded.again(profile="bus")
 
 

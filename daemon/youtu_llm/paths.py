@@ -1,7 +1,7 @@
-"""Where things lie on this machine, in one place.
+"""Where files are on this machine, in one place.
 
 The machine's own accounts (UID below 1000: root, and `youtu` under systemd) use the system's
-folders, other users their own:
+folders; a user has folders of their own:
 
               system                      user
 config        /etc/youtu/config.yaml      ~/.config/youtu/config.yaml
@@ -11,7 +11,7 @@ models        /var/lib/youtu/models       ~/.local/share/youtu/models
 state         /var/lib/youtu/state        ~/.local/state/youtu
 
 YOUTU_CONFIG and YOUTU_MODELS name another config file and model folder. Nothing here is
-created: the code that writes a file makes its folder.
+created: the code that writes makes the folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def config_file(environ: Environ = os.environ) -> Path:
 
 
 def profile_dirs(environ: Environ = os.environ) -> tuple[Path, ...]:
-    """Folders of profiles; of two files of one name the earlier folder's counts."""
+    """Folders of profiles; for equal names the earlier folder's file is used."""
     dirs = (_config_dir(environ), SYSTEM_CONFIG)
     return (*(folder / "profiles" for folder in dict.fromkeys(dirs)), *_shipped_profiles())
 
@@ -88,7 +88,7 @@ def find_model(name: str) -> Path:
 
 
 def state_dir(environ: Environ = os.environ) -> Path:
-    """Where the daemon keeps its state over a reboot."""
+    """State of the daemon that survives a reboot."""
     if _is_system():
         return SYSTEM_DATA / "state"
     return _home(environ, "XDG_STATE_HOME", ".local/state")

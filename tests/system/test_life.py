@@ -149,7 +149,7 @@ def test_four_failures_are_final_until_a_person_starts_it(machine: Machine) -> N
     until(lambda: machine.show("ActiveState") == "failed", "failed for good")
     assert machine.run("systemctl", "start", "youtu", check=False).returncode != 0
     started = machine.run("youtu", "start")
-    assert "Its last words:" in started.stderr
+    assert "The end of its log:" in started.stderr
     machine.wait_ready()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from youtu_llm.errors import InvalidRequest, YoutuError
 from youtu_llm.tools.client import ANSWER_TIMEOUT_S, Daemon, Refused, Unreachable
 
-# What a model may not do to a terminal: every control character but newline and tab.
+# Not passed on to a terminal: every control character but newline and tab.
 _CONTROLS = dict.fromkeys(
     code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
 )
@@ -32,8 +32,8 @@ class Chat:
             self.messages.append({"role": "system", "content": self.system})
 
     def ask(self, prompt: str) -> None:
-        """Print the answer as it comes. Raises YoutuError and, after hanging up,
-        KeyboardInterrupt: what was said so far stays in the conversation."""
+        """Print the answer as it arrives. Raises YoutuError and, after disconnecting,
+        KeyboardInterrupt; the partial answer stays in the conversation."""
         self.messages.append({"role": "user", "content": prompt})
         said: list[str] = []
         try:
@@ -60,7 +60,7 @@ class Chat:
                 elif event == "error":
                     error = data["error"]
                     raise Refused(error["message"], code=error["code"])
-        raise Unreachable("the daemon hung up before the answer was complete")
+        raise Unreachable("the daemon disconnected before the answer was complete")
 
     def _say(self, text: str, said: list[str]) -> None:
         said.append(text)
@@ -68,13 +68,13 @@ class Chat:
 
 
 def once(chat: Chat, prompt: str | None) -> None:
-    """Ask `prompt` with what is piped in below it, or either of them."""
+    """Ask `prompt` with standard input below it, or either of them."""
     piped = ""
     if sys.stdin is not None and not sys.stdin.isatty():
         try:
             piped = sys.stdin.buffer.read().decode()
         except UnicodeDecodeError as error:
-            raise InvalidRequest("what is piped in is not UTF-8 text") from error
+            raise InvalidRequest("standard input is not UTF-8 text") from error
     question = "\n\n".join(part for part in (prompt, piped.strip()) if part)
     if not question:
         raise InvalidRequest("nothing to ask: give a prompt or pipe one in")
