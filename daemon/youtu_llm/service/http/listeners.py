@@ -14,6 +14,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from youtu_llm import paths
 from youtu_llm.config import ServiceSection
 from youtu_llm.errors import ConfigError
 from youtu_llm.service.http.connection import Connection
@@ -107,11 +108,11 @@ def inherited(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:
 
 def unix_socket(path: Path) -> socket.socket:
     """Bound to `path`, mode 0660. A file nobody answers on is replaced. Raises ConfigError."""
-    if _is_answering(path):
-        raise ConfigError(f"another daemon answers on {path}: stop it, or set service.socket")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        paths.make_socket_folder(path)
+        if _is_answering(path):
+            raise ConfigError(f"another daemon answers on {path}: stop it, or set service.socket")
         path.unlink(missing_ok=True)
         os.fchmod(listener.fileno(), SOCKET_MODE)  # bind takes this, less the umask: never wider
         listener.bind(str(path))
@@ -119,6 +120,9 @@ def unix_socket(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(f"cannot listen on {path}: {error.strerror}") from error
+    except ConfigError:
+        listener.close()
+        raise
     return listener
 
 
