@@ -46,5 +46,5 @@ def test_what_another_account_may_have_made_is_refused(
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(ConfigError, match="only this account may enter"):
         Daemon.from_environ({})
-    with pytest.raises(ConfigError, match="only this account may enter|cannot listen"):
+    with pytest.raises(ConfigError, match=r"only this account may enter|cannot listen"):
         listeners.unix_socket(shared / "youtu.sock")
