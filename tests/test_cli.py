@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -448,3 +449,33 @@ async def test_clients_load_no_heavy_module() -> None:
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
     assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("redirect", ["2>&-", ">&-", ">&- 2>&-", "<&-", ">/dev/full"])
+@pytest.mark.parametrize("command", ["config schema", "models", "status"])
+def test_odd_streams_give_no_traceback(tmp_path: Path, command: str, redirect: str) -> None:
+    youtu = Path(sys.executable).with_name("youtu")
+    done = subprocess.run(
+        ["bash", "-c", f"'{youtu}' {command} {redirect}"],
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"], "YOUTU_HOST": "unix:///nowhere"},
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if redirect == ">/dev/full" and command != "status":
+        assert done.returncode == 1
+        assert "No space left" in done.stderr
+
+
+def test_a_terminal_without_utf_8_loses_only_what_it_cannot_show() -> None:
+    youtu = Path(sys.executable).with_name("youtu")
+    done = subprocess.run(
+        [youtu, "profile", "show", "car"],
+        env={"PATH": os.environ["PATH"], "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?" in done.stdout
+    assert "temperature: 0.1" in done.stdout

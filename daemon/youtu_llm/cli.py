@@ -8,6 +8,7 @@ Exit status: 0 done, 1 an error (a message on stderr), 2 wrong usage, 3 not read
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -40,9 +41,12 @@ CHAT_OPTIONS: dict[str, type] = {
 
 def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # packaging/main.py removes it
+    _open_standard_streams()
     try:
         args = _parser().parse_args(argv)
-        return int(args.run(args) or 0)
+        status = int(args.run(args) or 0)
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
         print(f"youtu: the configuration is wrong:\n{error.message}", file=sys.stderr)
         return error.exit_status
@@ -51,10 +55,31 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader of the pipe has ended. Python flushes stdout again at exit: discard that.
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # the reader of the pipe has ended
+            print(f"youtu: {error.strerror or error}{_named(error)}", file=sys.stderr)
+        # Python flushes stdout again at exit: discard that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _named(error: OSError) -> str:
+    return f": {error.filename}" if error.filename else ""
+
+
+def _open_standard_streams() -> None:
+    """A closed one (`2>&-`) would be the next file or socket that is opened. What a terminal's
+    encoding lacks is shown as `?`."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as sys
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _parser() -> argparse.ArgumentParser:

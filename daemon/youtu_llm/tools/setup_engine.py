@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from youtu_llm import child_python
 from youtu_llm.config import Loaded
 from youtu_llm.errors import ModelError, YoutuError
 from youtu_llm.tools import configure
@@ -123,7 +124,7 @@ def look(pythons: Sequence[str]) -> Iterator[Found]:
 
 def probe(python: str) -> Found | None:
     # Not isolated: the engine inherits PYTHONPATH too, and with it the daemon's libraries.
-    command = [python, "-B", "-c", _PROBE, *OTHERS, "msgspec", "psutil"]
+    command = child_python.code(python, _PROBE, *OTHERS, "msgspec", "psutil")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S)
         about = json.loads(done.stdout.splitlines()[-1])
@@ -144,12 +145,14 @@ def plan(
     platform_torch = next((one for one in found if one.torch), None)
     if platform_torch is not None and platform_torch.python != python:
         missing = [OTHERS[name] for name in OTHERS if name in platform_torch.wrong]
-        venv = (platform_torch.python, "-m", "venv", "--system-site-packages", str(path))
+        venv = (platform_torch.python, "-I", "-m", "venv", "--system-site-packages", str(path))
         steps = [Step(f"an environment in {path} that uses the platform's torch", venv)]
     else:
         missing = list(OTHERS.values())
         base = next((one.python for one in found if one.python != python), sys.executable)
-        steps = [Step(f"an environment of its own in {path}", (base, "-m", "venv", str(path)))]
+        steps = [
+            Step(f"an environment of its own in {path}", (base, "-I", "-m", "venv", str(path)))
+        ]
         steps.append(_torch_step(python, wheels, index_url))
     others = (*_pip(python, wheels), *missing)
     steps.append(Step("what the engine and `youtu pull` need beside torch", others))
@@ -178,7 +181,7 @@ def _torch_step(python: str, wheels: Path | None, index_url: str) -> Step:
 
 def _pip(python: str, wheels: Path | None) -> tuple[str, ...]:
     source = () if wheels is None else ("--no-index", "--find-links", str(wheels))
-    return (python, "-m", "pip", "install", *source)
+    return (python, "-I", "-m", "pip", "install", *source)
 
 
 def l4t_release(file: Path = Path("/etc/nv_tegra_release")) -> str:

