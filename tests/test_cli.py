@@ -317,6 +317,7 @@ async def test_no_daemon(host: str, status: int, message: str) -> None:
 
 async def test_something_else_listens(tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()  # else the client may meet the closed connection first
         writer.write(b"SSH-2.0-x\r\n")
         writer.close()
         await writer.wait_closed()
