@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,21 +13,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from youtu_llm.errors import ModelError
+from youtu_llm.modelfiles import read_json
 
 T = TypeVar("T", int, float, str, bool)
 
 _QUANT_METHODS = ("awq", "awq_int8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """One of a model's JSON files. Raises ModelError naming it."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Get the model again.") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} must hold a JSON object")
-    return values
 
 
 class ModelConfig:
@@ -134,16 +123,6 @@ class Checkpoint:
                 return tensor.clone()
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} cannot be read: {error}. Get the model again.") from None
-
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """From generation_config.json, else config.json."""
-        path = self.model_dir / "generation_config.json"
-        generation = read_json(path) if path.exists() else {}
-        for values in (generation, self.config.values):
-            ids = values.get("eos_token_id")
-            if ids is not None:
-                return tuple(ids) if isinstance(ids, list) else (int(ids),)
-        return ()
 
 
 def _shards(model_dir: Path) -> list[Path]:

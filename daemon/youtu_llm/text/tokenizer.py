@@ -22,6 +22,7 @@ import jinja2.sandbox
 import tokenizers
 
 from youtu_llm.errors import InvalidRequest, ModelError
+from youtu_llm.modelfiles import eos_token_ids, read_json
 from youtu_llm.text.stream import live_prefix_len
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: no pool of threads
@@ -66,7 +67,7 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises bare Exception for a file it can't parse
             raise ModelError(f"{path}: {error}: pull or import the model again") from error
         _return_freed_memory()
-        config = _read_json(model_dir / "tokenizer_config.json")
+        config = read_json(model_dir / "tokenizer_config.json")
         return cls(
             backend,
             eos_token_ids=_eos_token_ids(model_dir, backend, config),
@@ -203,30 +204,15 @@ def _compile(source: str) -> jinja2.Template:
         raise ModelError(f"the model's chat template does not parse: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error}): pull or import the model again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object: pull or import the model again")
-    return value
-
-
 def _eos_token_ids(
     model_dir: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]
-) -> list[int]:
-    for name in ("generation_config.json", "config.json"):
-        ids = _read_json(model_dir / name).get("eos_token_id")
-        if ids is not None:
-            return [ids] if isinstance(ids, int) else list(ids)
+) -> Sequence[int]:
     token = _special_tokens(config).get("eos_token")
-    found = backend.token_to_id(token) if token else None
-    if found is None:
+    named = backend.token_to_id(token) if token else None
+    found = eos_token_ids(model_dir) or (() if named is None else (named,))
+    if not found:
         raise ModelError(f"{model_dir}: no file names the token that ends an answer (eos_token_id)")
-    return [found]
+    return found
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
