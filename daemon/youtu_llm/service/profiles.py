@@ -8,13 +8,14 @@ from collections.abc import Coroutine
 from typing import Any
 
 from youtu_llm import config
-from youtu_llm.config import NOT_IN_PROFILES, Loaded, Settings
+from youtu_llm.config import NOT_IN_PROFILES, Loaded
 from youtu_llm.errors import ConfigError, InvalidRequest, ModelError, YoutuError
 from youtu_llm.service.live import LoadTokenizer, Setup, prepare
 from youtu_llm.service.requests.pipeline import Pipeline
 from youtu_llm.service.saved_profile import Choice
 from youtu_llm.service.status import State, Status
 from youtu_llm.service.supervision.supervisor import Supervisor
+from youtu_llm.settings import Settings
 
 logger = logging.getLogger(__name__)
 
