@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tests.broken_configs import BROKEN
 from youtu_llm import cli, config, paths, yamlsource
-from youtu_llm.config import Loaded, Settings
+from youtu_llm.config import Loaded
 from youtu_llm.errors import ConfigError
-from youtu_llm.settings import fields
+from youtu_llm.settings import Settings, fields
 from youtu_llm.tools import configure
 
 SHIPPED = Path(__file__).parents[1] / "profiles"

@@ -20,38 +20,8 @@ from pydantic import ValidationError
 
 from youtu_llm import explain, paths, yamlsource
 from youtu_llm.errors import ConfigError
-from youtu_llm.settings import (
-    SECRETS,
-    BoundsSection,
-    BudgetSection,
-    ContextSection,
-    EngineSection,
-    ModelSection,
-    SamplingSection,
-    ServiceSection,
-    SessionsSection,
-    Settings,
-    TextSection,
-    conflicts,
-    fields,
-)
+from youtu_llm.settings import SECRETS, Settings, conflicts, fields
 from youtu_llm.yamlsource import KeyPath, Place, Problem, dotted
-
-__all__ = [
-    "BoundsSection",
-    "BudgetSection",
-    "ContextSection",
-    "EngineSection",
-    "Loaded",
-    "ModelSection",
-    "SamplingSection",
-    "ServiceSection",
-    "SessionsSection",
-    "Settings",
-    "TextSection",
-    "load",
-    "profiles",
-]
 
 NO_PROFILE = "default"  # the name of having no profile file
 

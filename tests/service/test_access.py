@@ -11,9 +11,9 @@ import httpx
 import pytest
 from harness import Daemon
 
-from youtu_llm.config import ServiceSection
 from youtu_llm.errors import ConfigError
 from youtu_llm.service.http.listeners import refuse_exposure, unix_socket
+from youtu_llm.settings import ServiceSection
 
 Start = Callable[..., Daemon]
 KEY = {"Authorization": "Bearer secret"}

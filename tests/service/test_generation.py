@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.byte_tokenizer import ByteTokenizer
-from youtu_llm.config import Settings
 from youtu_llm.errors import EngineFault
 from youtu_llm.protocol import Add, Output, SamplingParams
 from youtu_llm.service.live import LiveConfig
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.requests.generation import Generation
 from youtu_llm.service.supervision.client import OutputStream
+from youtu_llm.settings import Settings
 from youtu_llm.text.stream import TextStream
 
 

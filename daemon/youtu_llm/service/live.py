@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 
 from youtu_llm import paths
-from youtu_llm.config import Settings
 from youtu_llm.errors import ModelError
 from youtu_llm.protocol import EngineConfig, pages_for
+from youtu_llm.settings import Settings
 from youtu_llm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -155,7 +155,7 @@ class Daemon:
         if isinstance(error, TimeoutError):
             return Unreachable(f"{self.host} does not answer: is the daemon stopped or overloaded?")
         reason = str(error).strip() or type(error).__name__
-        return Unreachable(f"the connection to {self.host} was lost: {reason}")
+        return Unreachable(f"{self.host}: the connection was lost: {reason}")
 
 
 def _is_there(socket_path: Path) -> bool:

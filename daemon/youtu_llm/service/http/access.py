@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from youtu_llm.config import ServiceSection
 from youtu_llm.errors import Forbidden, Unauthorized
+from youtu_llm.settings import ServiceSection
 
 _WITHOUT_KEY = frozenset({"/livez", "/readyz"})
 

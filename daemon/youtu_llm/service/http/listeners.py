@@ -14,10 +14,10 @@ from pathlib import Path
 from aiohttp import web
 
 from youtu_llm import paths
-from youtu_llm.config import ServiceSection
 from youtu_llm.errors import ConfigError
 from youtu_llm.service.http.connection import Connection
 from youtu_llm.service.http.head_deadline import HeadDeadline
+from youtu_llm.settings import ServiceSection
 
 logger = logging.getLogger(__name__)
 

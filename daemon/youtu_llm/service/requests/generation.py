@@ -10,7 +10,6 @@ from typing import Literal
 
 import msgspec
 
-from youtu_llm.config import Settings
 from youtu_llm.errors import EngineFault, YoutuError
 from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.protocol import Output, Usage
@@ -18,6 +17,7 @@ from youtu_llm.service.live import LiveConfig
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.requests.repetition import RepetitionDetector
 from youtu_llm.service.supervision.client import OutputStream
+from youtu_llm.settings import Settings
 from youtu_llm.text.stream import TextStream
 
 # What /chat says. OpenAI's routes only have the first two.

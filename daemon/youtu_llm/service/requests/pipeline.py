@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from youtu_llm.config import Settings
 from youtu_llm.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from youtu_llm.postprocess import PunctuationStream
 from youtu_llm.protocol import Add, Hello, SamplingParams
@@ -23,6 +22,7 @@ from youtu_llm.service.requests.sessions import History, Session, Sessions, next
 from youtu_llm.service.status import Status
 from youtu_llm.service.supervision.client import EngineClient
 from youtu_llm.service.thermal import ThermalMonitor
+from youtu_llm.settings import Settings
 from youtu_llm.text.stream import TextStream
 from youtu_llm.text.tokenizer import Tokenizer
 

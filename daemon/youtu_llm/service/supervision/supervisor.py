@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from youtu_llm.config import ServiceSection
 from youtu_llm.errors import EngineFault, EngineUnavailable
 from youtu_llm.protocol import (
     PROTOCOL_VERSION,
@@ -29,6 +28,7 @@ from youtu_llm.protocol import (
 from youtu_llm.service.status import Crash, State, Status
 from youtu_llm.service.supervision.client import EngineClient
 from youtu_llm.service.supervision.process import EngineProcess
+from youtu_llm.settings import ServiceSection
 
 logger = logging.getLogger(__name__)
 

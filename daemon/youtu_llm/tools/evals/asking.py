@@ -71,7 +71,7 @@ def ask_all(
         if now and (row["digest"], row["profile"]) != (now.digest, now.profile):
             what = "another model" if row["digest"] != now.digest else "another profile"
             raise InvalidRequest(
-                f"{results.path} has answers of {row['model']} when it was {what}"
+                f"{results.path} has answers of {row['model']} when that was {what}"
                 f" (profile {row['profile']}; now {now.profile}): choose another file by --out,"
                 " or remove it"
             )
