@@ -33,7 +33,8 @@ def test_functions_match_the_header() -> None:
     pattern = r"YOUTU_API\s+((?:const )?\w+\*?)\s+(youtu_\w+)\(([^)]*)\);"
     for result, name, arguments in re.findall(pattern, TEXT):
         parts = [] if arguments == "void" else [a.strip() for a in arguments.split(",")]
-        kinds = tuple(ctype(re.sub(r"\s+", " ", part).rsplit(" ", 1)[0]) for part in parts)
+        pairs = [re.sub(r"\s+", " ", part).rsplit(" ", 1) for part in parts]
+        kinds = {argument: ctype(kind) for kind, argument in pairs}
         declared[name] = (ctype(result), kinds)
     assert declared == library.SIGNATURES
 
