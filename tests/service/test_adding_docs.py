@@ -16,7 +16,7 @@ import harness
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STEP = re.compile(r"[Ii]n `([^`]+)`, (above|below) the line `([^`]+)`\n\n```python\n(.*?)```", re.S)
+STEP = re.compile(r"[Ii]n `([^`]+)`, (above|below) the line `([^`]+)`\n\n```text\n(.*?)```", re.S)
 
 
 def follow(paragraph: str, package: Path) -> None:
@@ -24,7 +24,7 @@ def follow(paragraph: str, package: Path) -> None:
     text = (ROOT / "docs" / "ADDING.md").read_text(encoding="utf-8")
     (body,) = re.findall(rf"^\*\*{paragraph}\.\*\*(.*?)(?=^\*\*|\Z)", text, re.S | re.M)
     steps = STEP.findall(body)
-    assert len(steps) == body.count("```python")
+    assert len(steps) == body.count("```text")
     for name, where, anchor, code in steps:
         lines = (package / name).read_text(encoding="utf-8").splitlines(keepends=True)
         (at,) = [i for i, line in enumerate(lines) if re.split("  #", line)[0].strip() == anchor]
