@@ -96,7 +96,7 @@ class Scheduler:
         common = common_prefix_len(self.pinned_ids, tuple(seq.token_ids))
         seq.num_kept_pages = max(1, min(pages_for(common), self.limits.window_pages - 1))
         self._sequences[seq.id] = seq
-        self._wait(seq, ahead_of_equals=False)
+        self._enqueue(seq, ahead_of_equals=False)
 
     def abort(self, id: str) -> Sequence | None:
         """End a sequence now; its pages are free when this returns."""
@@ -119,25 +119,23 @@ class Scheduler:
             if len(self.running) < self.limits.max_num_seqs and self._admit(first):
                 self._schedule(first, plan)
                 continue
-            last = self._least()
+            last = self._victim()
             if last is None or last.priority >= first.priority:
                 break
             self._preempt(last, plan)  # queued behind `first`; its pages stay cached
         return plan
 
-    def _least(self) -> Sequence | None:
+    def _victim(self) -> Sequence | None:
         """Preemption victim: newest of the lowest running priority."""
         return min(reversed(self.running), key=lambda s: s.priority, default=None)
 
-    def _wait(self, seq: Sequence, *, ahead_of_equals: bool) -> None:
+    def _enqueue(self, seq: Sequence, *, ahead_of_equals: bool) -> None:
         """Insert into the queue, ordered by priority, then by arrival."""
-        at = 0
-        for other in self.waiting:
-            if other.priority < seq.priority:
-                break
-            if other.priority == seq.priority and ahead_of_equals:
-                break
-            at += 1
+        at = sum(
+            other.priority > seq.priority
+            or (other.priority == seq.priority and not ahead_of_equals)
+            for other in self.waiting
+        )
         self.waiting.insert(at, seq)
 
     def _schedule(self, seq: Sequence, plan: Plan) -> None:
@@ -155,7 +153,7 @@ class Scheduler:
             try:
                 seq.pages.append(self.pool.allocate())
             except OutOfPages:
-                last = self._least()
+                last = self._victim()
                 assert last is not None  # `seq` is running
                 self._preempt(last, plan)
                 if last is seq:
@@ -226,7 +224,7 @@ class Scheduler:
         plan.chunks.pop(seq, None)
         self.running.remove(seq)
         self._give_back_pages(seq)
-        self._wait(seq, ahead_of_equals=True)
+        self._enqueue(seq, ahead_of_equals=True)
         self.num_preempted += 1
 
     # --- commit
