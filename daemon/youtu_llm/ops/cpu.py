@@ -179,12 +179,11 @@ class CpuOps(NativeOps):
         num_tokens, num_heads, q_dim = q.shape
         nope = kv_b.out_features // num_heads - v_dim
         out = self._empty(num_tokens, num_heads * v_dim)
-        self._lib.youtu_mla_attention(
+        arguments = library.MlaAttention(
             out.data_ptr(),
             q.data_ptr(),
             kv_b.data.address,
             kv_b.data.group_size,
-            self._step_for(batch, cache),
             num_heads,
             nope,
             q_dim - nope,
@@ -192,6 +191,6 @@ class CpuOps(NativeOps):
             kv_b.in_features,
             layer,
             scale,
-            None,
         )
+        self._lib.youtu_mla_attention(arguments, self._step_for(batch, cache), None)
         return out

@@ -179,7 +179,7 @@ class CudaOps(NativeOps):
         assert delta is None or delta.is_contiguous()
         total = x if delta is None else self._empty(x.shape[0], x.shape[1])
         y = self._empty(x.shape[0], w.out_features // 2 if gated else w.out_features)
-        self._lib.youtu_int4_norm_linear(
+        arguments = library.NormLinear(
             y.data_ptr(),
             total.data_ptr(),
             x.data_ptr(),
@@ -187,15 +187,15 @@ class CudaOps(NativeOps):
             norm.data_ptr(),
             data.address,
             data.bias_address,
+            row_stride(x),
             x.shape[0],
             w.out_features,
             w.in_features,
             data.group_size,
             gated,
-            row_stride(x),
             eps,
-            self._stream(),
         )
+        self._lib.youtu_int4_norm_linear(arguments, self._stream())
         return total, y
 
     # --- attention
@@ -249,24 +249,23 @@ class CudaOps(NativeOps):
             return self.mla_attention(q, kv_b, batch, cache, layer, v_dim, scale)
         num_tokens, num_heads, _ = q.shape
         out = self._empty(num_tokens, num_heads * v_dim)
-        self._lib.youtu_mla_decode(
+        arguments = library.MlaDecode(
             out.data_ptr(),
             q.data_ptr(),
             latent.data_ptr(),
             norm.data_ptr(),
             data.address,
-            row_stride(latent),
             rope.cos.data_ptr(),
             rope.sin.data_ptr(),
+            row_stride(latent),
             rope.interleaved,
             data.group_size,
-            parts[0].step,
             num_heads,
             layer,
             scale,
             eps,
-            self._stream(),
         )
+        self._lib.youtu_mla_decode(arguments, parts[0].step, self._stream())
         return out
 
     def _mla_norm_rope_cache(
@@ -281,22 +280,22 @@ class CudaOps(NativeOps):
         layer: int,
     ) -> None:
         """`mla_rope_cache` of a latent that is to be normalised."""
-        self._lib.youtu_mla_norm_rope_cache(
+        arguments = library.MlaNormRopeCache(
             q.data_ptr(),
             latent.data_ptr(),
             norm.data_ptr(),
-            row_stride(latent),
             rope.cos.data_ptr(),
             rope.sin.data_ptr(),
+            row_stride(latent),
             rope.dim,
             rope.interleaved,
-            self._step_for(batch, cache),
             q.shape[1],
             q.shape[2],
             layer,
             eps,
-            self._stream(),
         )
+        step = self._step_for(batch, cache)
+        self._lib.youtu_mla_norm_rope_cache(arguments, step, self._stream())
 
     def mla_attention(
         self,
@@ -325,12 +324,11 @@ class CudaOps(NativeOps):
                 del entries, kv, k_rope, k  # before the next takes memory
                 continue
             outs.append(self._empty(len(rows), num_heads * v_dim))
-            self._lib.youtu_mla_attention(
+            arguments = library.MlaAttention(
                 outs[-1].data_ptr(),
                 rows.data_ptr(),
                 data.address,
                 data.group_size,
-                part.step,
                 num_heads,
                 nope,
                 q_dim - nope,
@@ -338,8 +336,8 @@ class CudaOps(NativeOps):
                 rank,
                 layer,
                 scale,
-                self._stream(),
             )
+            self._lib.youtu_mla_attention(arguments, part.step, self._stream())
         return _joined(outs)
 
     def _gather(self, part: Part, cache: CacheStorage, layer: int) -> Tensor:

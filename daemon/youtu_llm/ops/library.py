@@ -13,34 +13,68 @@ from typing import Any
 import youtu_llm
 from youtu_llm.errors import ModelError, ResourceError
 
-ABI = 4
+ABI = 5
 SYSTEM_DIR = Path("/usr/lib/youtu")
 FLOAT32, FLOAT16 = 0, 1
 FEW_ROWS = 32
 
+# How this file writes types down. A struct of the header goes by its name there.
+_KINDS: dict[str, Any] = {"P": c_void_p, "I": c_int32, "L": c_int64, "F": c_float, "S": c_char_p}
+
+
+def _fields(text: str) -> list[tuple[str, Any]]:
+    """(name, type) of each field or argument: "P y x, I n" is two pointers and an int32."""
+    parts = [part.split() for part in text.split(",") if part]
+    return [(name, _KINDS[kind]) for kind, *names in parts for name in names]
+
 
 class Step(ctypes.Structure):
-    """`youtu_step`: one step's batch and cache."""
+    """One step's batch and cache."""
 
-    _fields_ = (
-        ("positions", c_void_p),
-        ("slots", c_void_p),
-        ("query_start", c_void_p),
-        ("context_len", c_void_p),
-        ("page_table", c_void_p),
-        ("page_addresses", c_void_p),
-        ("num_tokens", c_int32),
-        ("num_seqs", c_int32),
-        ("table_width", c_int32),
-        ("max_query_len", c_int32),
-        ("max_context_len", c_int32),
-        ("cache_width", c_int32),
-        ("cache_dtype", c_int32),
-        ("reserved", c_int32),
+    _fields_ = _fields(
+        "P positions slots query_start context_len page_table page_addresses, "
+        "I num_tokens num_seqs table_width max_query_len max_context_len cache_width cache_dtype "
+        "reserved"
     )
 
 
-# Each function's arguments, by kind: P pointer, I int32, L int64, F float, S string, STEP.
+class MlaAttention(ctypes.Structure):
+    _fields_ = _fields(
+        "P out q kv_b, I group num_heads nope_dim rope_dim v_dim rank layer, F scale"
+    )
+
+
+class NormLinear(ctypes.Structure):
+    _fields_ = _fields(
+        "P y x_out x delta norm packed bias, L x_stride, I num_tokens n k group gated, F eps"
+    )
+
+
+class MlaNormRopeCache(ctypes.Structure):
+    _fields_ = _fields(
+        "P q latent norm cos sin, L latent_stride, I rope_dim interleaved num_heads "
+        "q_dim layer, F eps"
+    )
+
+
+class MlaDecode(ctypes.Structure):
+    _fields_ = _fields(
+        "P out q latent norm kv_b cos sin, L latent_stride, I interleaved group "
+        "num_heads layer, F scale eps"
+    )
+
+
+# By their names in the header; NAME_args are the arguments of function NAME.
+STRUCTS: dict[str, type[ctypes.Structure]] = {
+    "youtu_step": Step,
+    "youtu_mla_attention_args": MlaAttention,
+    "youtu_int4_norm_linear_args": NormLinear,
+    "youtu_mla_norm_rope_cache_args": MlaNormRopeCache,
+    "youtu_mla_decode_args": MlaDecode,
+}
+_KINDS |= {name: POINTER(struct) for name, struct in STRUCTS.items()}
+
+# Each function's arguments.
 _ARGUMENTS = {
     "youtu_abi": "",
     "youtu_workspace_bytes": "I threads",
@@ -59,50 +93,32 @@ _ARGUMENTS = {
     "youtu_silu_mul": "P y gate_up, I num_tokens n, P stream",
     "youtu_gelu_tanh": "P y x, L count, P stream",
     "youtu_rope_cache": (
-        "P qkv cos sin, I rope_dim interleaved, STEP step, "
+        "P qkv cos sin, I rope_dim interleaved, youtu_step step, "
         "I num_heads num_kv_heads head_dim layer, P stream"
     ),
     "youtu_gqa_attention": (
-        "P out q, L q_stride, STEP step, I num_heads num_kv_heads head_dim layer, F scale, P stream"
-    ),
-    "youtu_mla_rope_cache": (
-        "P q latent, L latent_stride, P cos sin, I rope_dim interleaved, STEP step, "
-        "I num_heads q_dim layer, P stream"
-    ),
-    "youtu_mla_attention": (
-        "P out q kv_b, I group, STEP step, I num_heads nope_dim rope_dim v_dim rank layer, "
-        "F scale, P stream"
-    ),
-    "youtu_int4_norm_linear": (
-        "P y x_out x delta norm packed bias, I num_tokens n k group gated, L x_stride, F eps, "
+        "P out q, L q_stride, youtu_step step, I num_heads num_kv_heads head_dim layer, F scale, "
         "P stream"
     ),
+    "youtu_mla_rope_cache": (
+        "P q latent, L latent_stride, P cos sin, I rope_dim interleaved, youtu_step step, "
+        "I num_heads q_dim layer, P stream"
+    ),
+    "youtu_mla_attention": "youtu_mla_attention_args args, youtu_step step, P stream",
+    "youtu_int4_norm_linear": "youtu_int4_norm_linear_args args, P stream",
     "youtu_int4_gated": "P y x packed bias, I num_tokens n k group, L x_stride, P stream",
     "youtu_argmax": "P ids x, I num_rows n, P stream",
     "youtu_advance": "P ids positions slots context_len next found turn, I num_rows, P stream",
-    "youtu_mla_norm_rope_cache": (
-        "P q latent norm, L latent_stride, P cos sin, I rope_dim interleaved, STEP step, "
-        "I num_heads q_dim layer, F eps, P stream"
-    ),
-    "youtu_mla_decode": (
-        "P out q latent norm kv_b, L latent_stride, P cos sin, I interleaved group, STEP step, "
-        "I num_heads layer, F scale eps, P stream"
-    ),
-    "youtu_cache_gather": "P y, STEP step, I sequence count layer, P stream",
+    "youtu_mla_norm_rope_cache": "youtu_mla_norm_rope_cache_args args, youtu_step step, P stream",
+    "youtu_mla_decode": "youtu_mla_decode_args args, youtu_step step, P stream",
+    "youtu_cache_gather": "P y, youtu_step step, I sequence count layer, P stream",
 }
 _RESULTS = {"youtu_workspace_bytes": c_int64, "youtu_int4_bytes": c_int64, "youtu_isa": c_char_p}
 
-
-def _kinds(arguments: str) -> dict[str, Any]:
-    kinds = {"P": c_void_p, "I": c_int32, "L": c_int64, "F": c_float, "S": c_char_p}
-    kinds["STEP"] = POINTER(Step)
-    parts = [part.split() for part in arguments.split(",") if part]
-    return {name: kinds[kind] for kind, *names in parts for name in names}
-
-
 # name: (result, {argument: type})
 SIGNATURES: dict[str, tuple[Any, dict[str, Any]]] = {
-    name: (_RESULTS.get(name, c_int32), _kinds(arguments)) for name, arguments in _ARGUMENTS.items()
+    name: (_RESULTS.get(name, c_int32), dict(_fields(arguments)))
+    for name, arguments in _ARGUMENTS.items()
 }
 _ONLY = {
     "cpu": {"youtu_read_memory", "youtu_dense_linear"},

@@ -1,4 +1,4 @@
-"""What both native backends do alike: one call of a function of kernels/include/youtu_kernels.h."""
+"""What the native backends share: operations that are one call of the kernels' C ABI."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class DenseRows:
     weight: Tensor  # [out, in] in the activations' type
     address: int
     bias_address: int | None
-    group_size: int = 0  # as the kernels tell it from INT4
+    group_size: int = 0  # 0: not INT4
 
 
 class Memory(Protocol):
-    """Where weights lie."""
+    """Allocates weights."""
 
     def empty(self, num_bytes: int) -> Tensor:
         """uint8 [num_bytes], aligned to 64 bytes at least."""
