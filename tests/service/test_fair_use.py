@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from youtu_llm.protocol import Heartbeat, Step
-from youtu_llm.service.requests.rate import LONGEST_RETRY_S, Rate
+from youtu_llm.service.requests.admission import LONGEST_RETRY_S, Rate
 from youtu_llm.service.requests.repetition import MIN_REPEATS, RepetitionDetector
 from youtu_llm.service.supervision.poison import MAX_SUSPECTS, KillsEngine, Suspects
 from youtu_llm.service.supervision.silence import PATIENCE, Pulse

@@ -11,7 +11,7 @@ from youtu_llm import config
 from youtu_llm.config import NOT_IN_PROFILES, Loaded, Settings
 from youtu_llm.errors import ConfigError, InvalidRequest, ModelError, YoutuError
 from youtu_llm.service.live import LoadTokenizer, Setup, prepare
-from youtu_llm.service.requests.pipeline import Pipeline
+from youtu_llm.service.requests.admission import Admission
 from youtu_llm.service.saved_profile import Choice
 from youtu_llm.service.status import State, Status
 from youtu_llm.service.supervision.supervisor import Supervisor
@@ -47,14 +47,14 @@ class Profiles:
         loaded: Loaded,
         choice: Choice,
         load_tokenizer: LoadTokenizer,
-        pipeline: Pipeline,
+        admission: Admission,
         supervisor: Supervisor,
         status: Status,
     ) -> None:
         self._loaded = loaded
         self._choice = choice
         self._load_tokenizer = load_tokenizer
-        self._pipeline = pipeline
+        self._admission = admission
         self._supervisor = supervisor
         self._status = status
         self._lock = asyncio.Lock()
@@ -124,7 +124,7 @@ class Profiles:
             except ModelError as error:
                 self._status.change(State.FAILED, error.message)
                 return
-            self._pipeline.setup = setup
+            self._admission.setup = setup
             assert setup.engine is not None
             self._supervisor.start(setup.engine, setup.settings.service)
 
@@ -142,7 +142,7 @@ class Profiles:
             unsaved = await loop.run_in_executor(None, self._choice.save, name, loaded)
             self._status.note("profile", unsaved)
             self._status.note("config", "")
-            generation = self._pipeline.setup.generation
+            generation = self._admission.setup.generation
             logger.info("profile %s is live, generation %d", loaded.settings.profile, generation)
 
     async def _read(self, name: str | None) -> Loaded:
@@ -151,19 +151,19 @@ class Profiles:
             loaded = await loop.run_in_executor(None, lambda: self._loaded.again(profile=name))
         except ConfigError as error:
             raise InvalidRequest(error.message, param="name" if name else None) from error
-        fixed = _changed_keys(self._pipeline.settings, loaded.settings)
+        fixed = _changed_keys(self._admission.settings, loaded.settings)
         if fixed:
             raise NeedsRestart(f"this changes {', '.join(fixed)}: restart the service for that")
         return loaded
 
     async def _prepare(self, loaded: Loaded) -> Setup:
-        return await prepare(loaded.settings, self._pipeline.setup, self._load_tokenizer)
+        return await prepare(loaded.settings, self._admission.setup, self._load_tokenizer)
 
     async def _go_live(self, setup: Setup) -> None:
         assert setup.engine is not None
-        if setup.runs_on(self._pipeline.setup.engine) and self._status.state is not State.FAILED:
+        if setup.runs_on(self._admission.setup.engine) and self._status.state is not State.FAILED:
             self._supervisor.adopt(setup.engine, setup.settings.service)
-            self._pipeline.setup = setup
+            self._admission.setup = setup
         else:
             await self._restart_engine(setup)
 
@@ -171,18 +171,18 @@ class Profiles:
         """Nothing is admitted from the drain to the new engine's hello, so no answer sees two
         setups. Raises SwitchFailed."""
         assert setup.engine is not None
-        pipeline, last_good = self._pipeline, self._pipeline.setup
+        admission, last_good = self._admission, self._admission.setup
         to = setup.settings.profile
         self._status.change(
             State.DRAINING, f"switching to the profile «{to}»; running answers finish first"
         )
-        await pipeline.drain(last_good.settings.service.drain_timeout_s, "switched")
+        await admission.drain(last_good.settings.service.drain_timeout_s, "switched")
         await self._supervisor.close()
-        pipeline.setup = setup
+        admission.setup = setup
         failure = await self._supervisor.start(setup.engine, setup.settings.service, trial=True)
         if failure is None:
             return
-        pipeline.setup = last_good
+        admission.setup = last_good
         if last_good.engine is None:
             self._status.change(State.FAILED, failure)
             raise SwitchFailed(failure)

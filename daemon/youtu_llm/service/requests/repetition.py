@@ -1,4 +1,4 @@
-"""A small model can fall into saying the same over and over: seen on token ids, as they come."""
+"""Detects an answer that repeats one phrase, as small models may, on its token ids as they come."""
 
 from __future__ import annotations
 
