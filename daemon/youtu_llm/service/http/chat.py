@@ -57,7 +57,9 @@ def _ask(id: str, body: ChatBody) -> Ask:
         messages=messages,
         max_new_tokens=body.max_new_tokens,
         stop=body.stop,
-        **body.sampling(),
+        options=body.options,
+        postprocess=body.postprocess,
+        priority=body.priority,
     )
 
 

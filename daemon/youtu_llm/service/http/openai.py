@@ -194,6 +194,8 @@ def _ask(id: str, body: OpenAISampling, max_new_tokens: int | None, **prompt: An
         max_new_tokens=max_new_tokens,
         stop=body.stop_strings,
         ignore_eos=body.ignore_eos,
-        **body.sampling(),
+        options=body.options,
+        postprocess=body.postprocess,
+        priority=body.priority,
         **prompt,
     )

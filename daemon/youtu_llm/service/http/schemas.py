@@ -21,27 +21,22 @@ from pydantic_core import from_json
 
 from youtu_llm import explain
 from youtu_llm.errors import InvalidRequest, UnsupportedMediaType
+from youtu_llm.sampling import MAX_NEW_TOKENS, OPTIONS
+from youtu_llm.service.requests.options import Priority
+from youtu_llm.settings import with_options
 
 MAX_BODY_BYTES = 1 << 20
 MAX_MESSAGES = 512
 MAX_SHOWN_CHARS = 200  # of what a client sent, in our answer
-MAX_NEW_TOKENS = 131_072
 
 Text = Annotated[str, StringConstraints(max_length=MAX_BODY_BYTES)]
 Name = Annotated[str, StringConstraints(max_length=200)]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 StopStrings = Annotated[list[StopString], Field(max_length=8)]
 NewTokens = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)]
-Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
-TopK = Annotated[int, Field(ge=0, le=1000)]
-TopP = Annotated[float, Field(gt=0.0, le=1.0)]
-MinP = Annotated[float, Field(ge=0.0, le=1.0)]
-RepetitionPenalty = Annotated[float, Field(ge=0.5, le=2.0)]
-Seed = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
 SessionName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]+$", min_length=1, max_length=64)
 ]
-Priority = Literal["high", "normal", "low"]
 
 
 class Body(BaseModel):
@@ -61,21 +56,17 @@ class ResponseFormat(OpenAIBody):
     type: Literal["text", "json_object", "json_schema"] = "text"
 
 
+@with_options(optional=True)
 class SamplingBody(Body):
     """What every route takes by the same name; left out: the live profile's."""
 
-    temperature: Temperature | None = None
-    top_k: TopK | None = None
-    top_p: TopP | None = None
-    min_p: MinP | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    seed: Seed | None = None
     postprocess: bool | None = None
     priority: Priority | None = None
 
-    def sampling(self) -> dict[str, Any]:
-        """These fields by their names."""
-        return {name: getattr(self, name) for name in SamplingBody.model_fields}
+    @property
+    def options(self) -> dict[str, Any]:
+        """The sampling options that were given."""
+        return self.model_dump(include=set(OPTIONS), exclude_none=True)
 
 
 class ChatBody(SamplingBody):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-
-import msgspec
 
 from youtu_llm.config import Settings
 from youtu_llm.errors import ContextLengthExceeded, InvalidRequest
-from youtu_llm.protocol import SamplingParams
+from youtu_llm.sampling import SamplingParams
 
 Priority = Literal["high", "normal", "low"]
 
@@ -26,12 +24,7 @@ class Ask:
     messages: Sequence[Mapping[str, str]] = ()  # for the chat template
     text: str | None = None  # instead of messages: continued as it stands
     max_new_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # the sampling options it gives
     stop: Sequence[str] | None = None
     postprocess: bool | None = None
     priority: Priority | None = None  # None: high in a session, where a person listens
@@ -52,19 +45,11 @@ def sampling_params(ask: Ask, settings: Settings) -> SamplingParams:
             param="max_new_tokens",
         )
 
-    def pick(name: str) -> Any:
-        asked = getattr(ask, name)
-        return getattr(sampling, name) if asked is None else asked
-
+    wanted = sampling.max_new_tokens if ask.max_new_tokens is None else ask.max_new_tokens
     return SamplingParams(
-        max_new_tokens=min(pick("max_new_tokens"), bounds.max_new_tokens),
-        temperature=pick("temperature"),
-        top_k=pick("top_k"),
-        top_p=pick("top_p"),
-        min_p=pick("min_p"),
-        repetition_penalty=pick("repetition_penalty"),
-        seed=pick("seed"),
+        max_new_tokens=min(wanted, bounds.max_new_tokens),
         ignore_eos=ask.ignore_eos,
+        **{**sampling.options, **ask.options},
     )
 
 
@@ -93,7 +78,7 @@ def fit(
         )
     if params.max_new_tokens <= rest:
         return params
-    return msgspec.structs.replace(params, max_new_tokens=rest)
+    return replace(params, max_new_tokens=rest)
 
 
 def room(params: SamplingParams, n_ctx: int | None, settings: Settings) -> int:
