@@ -160,7 +160,7 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--system", default="", metavar="TEXT", help="system prompt")
     parser.add_argument("--no-stream", action="store_true", help="print the answer when complete")
-    sampling = parser.add_argument_group("sampling, else as the live profile has it")
+    sampling = parser.add_argument_group("sampling options (default: the live profile's)")
 
     def add(name: str, kind: type, help: str) -> None:
         sampling.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=help)

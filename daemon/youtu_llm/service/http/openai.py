@@ -95,7 +95,7 @@ async def _stream(
 
 @dataclass(frozen=True)
 class _Shape:
-    """How one route wraps text; the id and the time are the same in every chunk."""
+    """The JSON around the text on one route; id and time are the same in every chunk."""
 
     id: str
     model: str

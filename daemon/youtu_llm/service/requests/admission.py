@@ -29,7 +29,7 @@ class Rate:
         self.mean_answer_s += (took_s - self.mean_answer_s) * WEIGHT
 
     def retry_after_s(self, num_live: int, num_seqs: int) -> int:
-        """Until the requests waiting now will have been served, in whole seconds."""
+        """Whole seconds until the requests that wait now will have been served."""
         rounds = max(1, num_live - num_seqs + 1) / num_seqs
         return max(1, min(math.ceil(rounds * self.mean_answer_s), LONGEST_RETRY_S))
 
@@ -124,7 +124,7 @@ class Admission:
         num_live = len(self.live)
         retry_after_s = self._rate.retry_after_s(num_live, self.settings.engine.max_num_seqs)
         return QueueFull(
-            f"{num_live} requests are being answered or wait, which is the most"
-            f" (engine.max_num_seqs + service.queue_size); try again in {retry_after_s} s",
+            f"the queue is full: {num_live} requests run or wait (the limit is"
+            f" engine.max_num_seqs + service.queue_size); try again in {retry_after_s} s",
             retry_after_s=retry_after_s,
         )

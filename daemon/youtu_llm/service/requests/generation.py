@@ -72,7 +72,7 @@ class Generation:
         return "".join(self._parts)
 
     def ids_of(self, num_chars: int | None) -> list[int]:
-        """The ids of the first `num_chars` characters, None: all."""
+        """The token ids of the first `num_chars` characters, None: all."""
         if num_chars is None:
             return self._token_ids
         return self._token_ids[: bisect.bisect_left(self._shown, num_chars) + 1 if num_chars else 0]
@@ -100,7 +100,7 @@ class Generation:
         return delta
 
     async def _read(self) -> None:
-        """Takes one Output in."""
+        """Processes one Output."""
         place = self.place
         if isinstance(place.ending, YoutuError):  # the text before it has been read
             raise place.ending
@@ -124,7 +124,7 @@ class Generation:
     def _take(self, token_id: int) -> None:
         if self.place.ending is not None:
             return
-        self._say(self._text.push((token_id,)))
+        self._push_text(self._text.push((token_id,)))
         self._token_ids.append(token_id)
         self._shown.append(self._num_chars)
         if self._text.stop_hit:
@@ -132,7 +132,7 @@ class Generation:
         elif self._repetition is not None and self._repetition.push(token_id):
             self.place.end("repetition")
 
-    def _say(self, delta: str) -> None:
+    def _push_text(self, delta: str) -> None:
         if self._punctuation is not None:
             delta = self._punctuation.push(delta)
         self._append(delta)
@@ -166,7 +166,7 @@ class Generation:
         reason = place.ending
         assert reason is not None
         assert not isinstance(reason, YoutuError)
-        self._say(self._text.finish())
+        self._push_text(self._text.finish())
         if self._punctuation is not None:
             # Cut by a stop string, the last sentence may not be over: no final mark then.
             self._append(self._punctuation.finish("cut" if self._text.stop_hit else reason))

@@ -95,7 +95,7 @@ class Pipeline:
                 lambda: next_prompt(before, ask.messages, place.setup, limit)
             )
             generation = self._submit(ask, params, place, prompt.ids, prompt.num_dropped)
-            session.history = History(prompt.turns, prompt.said, prompt.ids, generation)
+            session.history = History(prompt.turns, prompt.answers, prompt.ids, generation)
         try:
             await generation.start()
         except BaseException:

@@ -24,8 +24,8 @@ FinishReason = Literal[
 
 
 class Place:
-    """Waiting until an engine begins the request, then running until it has an `ending`: the
-    reason why its text is complete, or the error that the client gets instead."""
+    """The request waits until an engine begins it and runs until it has an `ending`: the reason
+    why its text is complete, or the error that the client gets instead."""
 
     def __init__(self, id: str, setup: Setup, priority: int, n_ctx: int | None) -> None:
         self.id = id

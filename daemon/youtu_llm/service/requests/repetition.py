@@ -8,8 +8,8 @@ MIN_REPEATS = 4
 class RepetitionDetector:
     """Whether the last `num_tokens` ids are one phrase, at least four times in a row.
 
-    For each period up to a quarter of that it counts how long the ids have repeated with it;
-    an id costs one comparison a period.
+    For each period up to a quarter of `num_tokens` it counts the ids that repeated with it so
+    far; an id costs one comparison for each period.
     """
 
     def __init__(self, num_tokens: int) -> None:

@@ -24,10 +24,10 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class History:
-    """A conversation up to its last prompt, and the answer to that, finished or not."""
+    """A conversation up to its last prompt, and the answer to it, complete or not."""
 
     turns: tuple[Messages, ...] = ()  # the last is the one being answered
-    said: tuple[str, ...] = ()  # the answers to all but the last
+    answers: tuple[str, ...] = ()  # to all turns but the last
     prompt_ids: tuple[int, ...] = ()
     answer: Generation | None = None
     num_heard: int | None = None  # characters of the answer; None: all of it
@@ -55,7 +55,7 @@ class History:
 class Prompt:
     ids: tuple[int, ...]
     turns: tuple[Messages, ...]
-    said: tuple[str, ...]
+    answers: tuple[str, ...]
     num_dropped: int  # tokens of turns that were dropped to make room
 
 
@@ -92,23 +92,25 @@ def next_prompt(history: History, messages: Messages, setup: Setup, limit: int) 
     assert tokenizer is not None
     note = settings.sessions.interruption_note if history.was_interrupted else ""
     turns = (*history.turns, messages)
-    said = history.said if history.answer is None else (*history.said, history.answer_text + note)
+    answers = history.answers
+    if history.answer is not None:
+        answers = (*answers, history.answer_text + note)
     thinking = settings.text.enable_thinking
     if history.answer is not None and _is_alike(history.answer.place.setup, setup):
         tail = tokenizer.encode_turn([dict(m) for m in messages], enable_thinking=thinking)
         note_ids = tokenizer.encode(note) if note else []
         ids = (*history.prompt_ids, *history.answer_ids, *note_ids, *tail)
         if len(ids) <= limit:
-            return Prompt(ids, turns, said, 0)
+            return Prompt(ids, turns, answers, 0)
     # Drop half of it at once: each drop costs a prefill of the rest.
     first = 0
     while True:
-        kept = list(_messages(turns[first:], said[first:], settings.text.system_prompt))
+        kept = list(_messages(turns[first:], answers[first:], settings.text.system_prompt))
         ids = tuple(tokenizer.encode_chat(kept, enable_thinking=thinking))
-        if first == len(said) or len(ids) <= (limit // 2 if first else limit):
+        if first == len(answers) or len(ids) <= (limit // 2 if first else limit):
             num_dropped = max(0, history.num_tokens - len(ids)) if first else 0
-            return Prompt(ids, turns[first:], said[first:], num_dropped)
-        first += max(1, (len(said) - first) // 4)
+            return Prompt(ids, turns[first:], answers[first:], num_dropped)
+        first += max(1, (len(answers) - first) // 4)
 
 
 def _is_alike(before: Setup, now: Setup) -> bool:
@@ -117,11 +119,11 @@ def _is_alike(before: Setup, now: Setup) -> bool:
 
 
 def _messages(
-    turns: Sequence[Messages], said: Sequence[str], system_prompt: str
+    turns: Sequence[Messages], answers: Sequence[str], system_prompt: str
 ) -> Iterator[dict[str, Any]]:
     if system_prompt and all(message["role"] != "system" for message in turns[0]):
         yield {"role": "system", "content": system_prompt}
-    for turn, answer in zip(turns, (*said, None), strict=True):
+    for turn, answer in zip(turns, (*answers, None), strict=True):
         yield from map(dict, turn)
         if answer is not None:
             yield {"role": "assistant", "content": answer}
