@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
-from typing import TypeVar
 
 from youtu_llm.config import Settings
 from youtu_llm.errors import YoutuError
@@ -17,13 +16,10 @@ from youtu_llm.service.requests.admission import Admission
 from youtu_llm.service.requests.generation import Generation
 from youtu_llm.service.requests.options import Ask, fit, room, sampling_params
 from youtu_llm.service.requests.place import Place
-from youtu_llm.service.requests.sessions import History, Session, Sessions, next_prompt
+from youtu_llm.service.requests.sessions import History, Prompt, Session, Sessions, next_prompt
 from youtu_llm.service.supervision.client import EngineClient
 from youtu_llm.service.thermal import Board
 from youtu_llm.text.stream import TextStream
-from youtu_llm.text.tokenizer import Tokenizer
-
-T = TypeVar("T")
 
 HOT_POLL_S = 0.05
 
@@ -61,7 +57,7 @@ class Pipeline:
         params = sampling_params(ask, self.settings)
         replaces = self.sessions.is_speaking(ask.session)
         place = self._admission.enter(ask.id, ask.rank, replaces=replaces)
-        session = self.sessions.enter(ask.session, place) if ask.session is not None else None
+        session = self.sessions.enter(ask.session, place)
         time_limit_s = place.settings.bounds.request_time_s
         deadline = asyncio.get_running_loop().call_later(time_limit_s, place.end, "time_limit")
         generation: Generation | None = None
@@ -75,26 +71,19 @@ class Pipeline:
         finally:
             deadline.cancel()
             self._admission.leave(place)
-            if session is not None:
-                self.sessions.leave(session, place.setup)
+            self.sessions.leave(session, place.setup)
 
     async def _begin(
-        self, ask: Ask, params: SamplingParams, place: Place, session: Session | None
+        self, ask: Ask, params: SamplingParams, place: Place, session: Session
     ) -> Generation:
-        """A session stays as it was if the engine's first event is an error."""
-        if session is None:
-            ids = await self._encode(_encoder(ask, place))
-            await self._cool(place)
-            generation = self._submit(ask, params, place, ids)
-            await generation.start()
-            return generation
+        """The session stays as it was if the engine's first event is an error."""
         async with session.lock:
             await self._cool(place)
             before, limit = session.history, room(params, place.n_ctx, place.settings)
-            prompt = await self._encode(
-                lambda: next_prompt(before, ask.messages, place.setup, limit)
+            prompt = await asyncio.get_running_loop().run_in_executor(
+                self._encoders, next_prompt, before, ask, place.setup, limit
             )
-            generation = self._submit(ask, params, place, prompt.ids, prompt.num_dropped)
+            generation = self._submit(ask, params, place, prompt)
             session.history = History(prompt.turns, prompt.answers, prompt.ids, generation)
         try:
             await generation.start()
@@ -104,26 +93,20 @@ class Pipeline:
             raise
         return generation
 
-    def _submit(
-        self,
-        ask: Ask,
-        params: SamplingParams,
-        place: Place,
-        prompt_ids: Sequence[int],
-        num_dropped: int = 0,
-    ) -> Generation:
+    def _submit(self, ask: Ask, params: SamplingParams, place: Place, prompt: Prompt) -> Generation:
         if isinstance(place.ending, YoutuError):  # refused while its prompt was made
             raise place.ending
-        settings = place.settings
-        place.num_prompt_tokens = len(prompt_ids)
-        fitted = fit(params, len(prompt_ids), place.n_ctx, settings)
+        settings, tokenizer = place.settings, place.setup.tokenizer
+        assert tokenizer is not None
+        place.num_prompt_tokens = len(prompt.ids)
+        fitted = fit(params, len(prompt.ids), place.n_ctx, settings)
         stop = settings.sampling.stop if ask.stop is None else tuple(ask.stop)
         punctuate = settings.text.postprocess if ask.postprocess is None else ask.postprocess
-        text = TextStream(_tokenizer(place), stop)
+        text = TextStream(tokenizer, stop)
         punctuation = PunctuationStream() if punctuate else None
-        outputs = self._client.submit(Add(ask.id, tuple(prompt_ids), fitted, place.priority))
+        outputs = self._client.submit(Add(ask.id, prompt.ids, fitted, place.priority))
         place.follow(outputs)
-        return Generation(place, outputs, text, punctuation, self._metrics, num_dropped)
+        return Generation(place, outputs, text, punctuation, self._metrics, prompt.num_dropped)
 
     async def _cool(self, place: Place) -> None:
         """On a board that is too hot, waits until every request before this one has left."""
@@ -133,30 +116,7 @@ class Pipeline:
                 return
             await asyncio.sleep(HOT_POLL_S)
 
-    async def _encode(self, work: Callable[[], T]) -> T:
-        """Templates and long texts would hold up the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._encoders, work)
-
     def _count_disconnect(self, place: Place) -> None:
         self._metrics.requests.labels("cancelled", place.settings.profile).inc()
         self._metrics.prompt_tokens.inc(place.num_prompt_tokens)
         self._metrics.completion_tokens.inc(place.num_tokens)
-
-
-def _tokenizer(place: Place) -> Tokenizer:
-    tokenizer = place.setup.tokenizer
-    assert tokenizer is not None  # a ready service has both halves of the model
-    return tokenizer
-
-
-def _encoder(ask: Ask, place: Place) -> Callable[[], list[int]]:
-    """The prompt ids of a request without a session, to be made by the executor."""
-    tokenizer, settings = _tokenizer(place), place.settings.text
-    if ask.text is not None:
-        text = ask.text
-        return lambda: tokenizer.encode(text)
-    messages = [dict(message) for message in ask.messages]
-    system = settings.system_prompt
-    if system and all(message["role"] != "system" for message in messages):
-        messages.insert(0, {"role": "system", "content": system})
-    return lambda: tokenizer.encode_chat(messages, enable_thinking=settings.enable_thinking)

@@ -17,6 +17,7 @@ from typing import Any
 from youtu_llm.errors import NotFound
 from youtu_llm.service.live import Setup
 from youtu_llm.service.requests.generation import Generation
+from youtu_llm.service.requests.options import Ask
 from youtu_llm.service.requests.place import Place
 
 Messages = Sequence[Mapping[str, str]]
@@ -83,21 +84,23 @@ class Session:
         return was_speaking
 
 
-def next_prompt(history: History, messages: Messages, setup: Setup, limit: int) -> Prompt:
-    """The prompt for `messages`, of at most `limit` tokens if dropping turns can achieve that.
+def next_prompt(history: History, ask: Ask, setup: Setup, limit: int) -> Prompt:
+    """The prompt for `ask`, of at most `limit` tokens if dropping turns can achieve that.
 
     Renders and encodes: not for the event loop.
     """
     tokenizer, settings = setup.tokenizer, setup.settings
-    assert tokenizer is not None
+    assert tokenizer is not None  # a ready service has both halves of the model
+    if ask.text is not None:
+        return Prompt(tuple(tokenizer.encode(ask.text)), (), (), 0)
     note = settings.sessions.interruption_note if history.was_interrupted else ""
-    turns = (*history.turns, messages)
+    turns = (*history.turns, ask.messages)
     answers = history.answers
     if history.answer is not None:
         answers = (*answers, history.answer_text + note)
     thinking = settings.text.enable_thinking
     if history.answer is not None and _is_alike(history.answer.place.setup, setup):
-        tail = tokenizer.encode_turn([dict(m) for m in messages], enable_thinking=thinking)
+        tail = tokenizer.encode_turn([dict(m) for m in ask.messages], enable_thinking=thinking)
         note_ids = tokenizer.encode(note) if note else []
         ids = (*history.prompt_ids, *history.answer_ids, *note_ids, *tail)
         if len(ids) <= limit:
@@ -135,9 +138,11 @@ class Sessions:
     def __init__(self) -> None:
         self._sessions: OrderedDict[str, Session] = OrderedDict()  # longest unused first
 
-    def enter(self, id: str, place: Place) -> Session:
-        """The session, new if there is none, for one request, which interrupts the one before:
-        `leave` follows."""
+    def enter(self, id: str | None, place: Place) -> Session:
+        """The session for one request, which interrupts the one before; a new one if there is
+        none, and one that is not kept without an id. `leave` follows."""
+        if id is None:
+            return Session("", newest=place)
         self._forget_idle(place.settings.sessions.idle_s)
         session = self._sessions.setdefault(id, Session(id))
         self._sessions.move_to_end(id)
@@ -155,9 +160,10 @@ class Sessions:
         if is_empty and self._sessions.get(session.id) is session:
             del self._sessions[session.id]
         excess = len(self._sessions) - setup.settings.sessions.max_sessions
-        unused = [s.id for s in self._sessions.values() if s.num_requests == 0]
-        for id in unused[: max(0, excess)]:
-            del self._sessions[id]
+        if excess > 0:
+            unused = [s.id for s in self._sessions.values() if s.num_requests == 0]
+            for id in unused[:excess]:
+                del self._sessions[id]
 
     def get(self, id: str) -> Session:
         """Raises NotFound."""
