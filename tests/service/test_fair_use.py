@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from youtu_llm.protocol import Heartbeat, Step
 from youtu_llm.service.requests.admission import LONGEST_RETRY_S, Rate
 from youtu_llm.service.requests.repetition import MIN_REPEATS, RepetitionDetector
-from youtu_llm.service.supervision.poison import MAX_SUSPECTS, KillsEngine, Suspects
+from youtu_llm.service.supervision.poison import MAX_SUSPECTS, PoisonRequest, PoisonList
 from youtu_llm.service.supervision.silence import PATIENCE, Pulse
 
 Start = Callable[..., Daemon]
@@ -107,8 +107,8 @@ def test_an_answer_that_repeats_itself_is_ended_and_says_so(start: Start) -> Non
     assert (done["finish_reason"], done["text"]) == ("repetition", "x" * 32)
     assert daemon.chat("a sentence that is said only once").json()["finish_reason"] == "stop"
     body = {"model": "y", "messages": [{"role": "user", "content": "!long"}]}
-    (choice,) = daemon.http.post("/v1/chat/completions", json=body).json()["choices"]
-    assert (choice["finish_reason"], choice["youtu_finish_reason"]) == ("stop", "repetition")
+    (saved_profile,) = daemon.http.post("/v1/chat/completions", json=body).json()["choices"]
+    assert (saved_profile["finish_reason"], saved_profile["youtu_finish_reason"]) == ("stop", "repetition")
 
 
 @given(
@@ -144,10 +144,10 @@ def test_a_request_that_killed_twice_is_refused(start: Start) -> None:
 
 def test_the_refusal_ends_after_ten_minutes_and_the_list_is_bounded() -> None:
     now = 0.0
-    suspects = Suspects(lambda: now)
+    suspects = PoisonList(lambda: now)
     for _ in range(2):
         suspects.blame([suspects.check([1, 2])])
-    with pytest.raises(KillsEngine, match="600 s"):
+    with pytest.raises(PoisonRequest, match="600 s"):
         suspects.check([1, 2])
     now = 600.0
     digest = suspects.check([1, 2])

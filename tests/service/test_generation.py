@@ -8,7 +8,7 @@ from tests.byte_tokenizer import ByteTokenizer
 from youtu_llm.config import Settings
 from youtu_llm.errors import EngineFault, QueueFull
 from youtu_llm.protocol import Add, Output, SamplingParams
-from youtu_llm.service.live import Setup
+from youtu_llm.service.live import LiveConfig
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.requests.generation import Generation
 from youtu_llm.service.requests.place import Place
@@ -17,7 +17,7 @@ from youtu_llm.text.stream import TextStream
 
 
 def make(outputs: OutputStream, *stop: str) -> Generation:
-    place = Place("a", Setup(Settings()), priority=0, n_ctx=None)
+    place = Place("a", LiveConfig(Settings()), priority=0, n_ctx=None)
     place.follow(outputs)
     return Generation(place, outputs, TextStream(ByteTokenizer(), stop), None, Metrics())
 

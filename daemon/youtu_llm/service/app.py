@@ -23,17 +23,17 @@ from youtu_llm.service.http.chat import ChatRoutes
 from youtu_llm.service.http.control import ControlRoutes
 from youtu_llm.service.http.openai import OpenAIRoutes
 from youtu_llm.service.http.sessions import SessionRoutes
-from youtu_llm.service.live import LoadTokenizer, Setup
+from youtu_llm.service.live import LoadTokenizer, LiveConfig
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.profiles import Profiles
 from youtu_llm.service.requests.admission import LAST_WORDS_S, Admission
 from youtu_llm.service.requests.pipeline import Pipeline
-from youtu_llm.service.saved_profile import Choice
+from youtu_llm.service.saved_profile import SavedProfile
 from youtu_llm.service.status import State, Status
 from youtu_llm.service.supervision.client import EngineClient
 from youtu_llm.service.supervision.supervisor import Supervisor
 from youtu_llm.service.systemd import Notifier
-from youtu_llm.service.thermal import Board
+from youtu_llm.service.thermal import ThermalMonitor
 from youtu_llm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def run(
 
     `engine_command` is executed with `--fd N` instead of the real engine. Raises ConfigError
     for listeners that must not or cannot be opened; a model that cannot be loaded does not
-    end the daemon: it stays up and answers 503 with what to do. `state_dir` is where a choice
+    end the daemon: it stays up and answers 503 with what to do. `state_dir` is where a saved_profile
     of profile is kept, this account's own if None; below `system_root` are /sys and /var.
     """
     faulthandler.enable()
@@ -62,14 +62,14 @@ def run(
     python = settings.engine.python or sys.executable
     command = engine_command or (python, "-m", "youtu_llm.engine")
     state_dir = state_dir or paths.state_dir()
-    asyncio.run(_serve(loaded, state_dir, Board(system_root), command, load_tokenizer))
+    asyncio.run(_serve(loaded, state_dir, ThermalMonitor(system_root), command, load_tokenizer))
     return 0
 
 
 async def _serve(
     loaded: Loaded,
     state_dir: Path,
-    board: Board,
+    thermal: ThermalMonitor,
     command: Sequence[str],
     load_tokenizer: LoadTokenizer,
 ) -> None:
@@ -82,23 +82,23 @@ async def _serve(
     status, metrics, notifier = Status(), Metrics(), Notifier()
     status.listen(_log)
     status.listen(notifier.follow)
-    choice = Choice(state_dir)
-    loaded, wrong = choice.restore(loaded)
+    saved_profile = SavedProfile(state_dir)
+    loaded, wrong = saved_profile.restore(loaded)
     status.note("profile", wrong)
     service = loaded.settings.service
     encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
     client = EngineClient(metrics)
     supervisor = Supervisor(command, status, client)
-    admission = Admission(Setup(loaded.settings), status)
-    pipeline = Pipeline(admission, client, metrics, board, encoders)
-    profiles = Profiles(loaded, choice, load_tokenizer, admission, supervisor, status)
+    admission = Admission(LiveConfig(loaded.settings), status)
+    pipeline = Pipeline(admission, client, metrics, thermal, encoders)
+    profiles = Profiles(loaded, saved_profile, load_tokenizer, admission, supervisor, status)
     loop.add_signal_handler(signal.SIGHUP, profiles.hang_up)
     access = Access.of(service)
     routes = [
         *ChatRoutes(pipeline).routes,
         *OpenAIRoutes(pipeline, status).routes,
         *SessionRoutes(access, pipeline).routes,
-        *ControlRoutes(access, admission, board, status, metrics, profiles).routes,
+        *ControlRoutes(access, admission, thermal, status, metrics, profiles).routes,
     ]
     runner = web.AppRunner(
         make_application(access, metrics, pipeline.admit, routes),
@@ -109,7 +109,7 @@ async def _serve(
     await runner.setup()
     assert runner.server is not None  # it is set up
     sockets = listeners.Listeners(runner.server)
-    watchers = [asyncio.create_task(watch) for watch in (notifier.beat(), board.watch())]
+    watchers = [asyncio.create_task(watch) for watch in (notifier.beat(), thermal.watch())]
     try:
         await sockets.open(service)
         profiles.begin()

@@ -10,9 +10,9 @@ from typing import Any
 from youtu_llm import config
 from youtu_llm.config import NOT_IN_PROFILES, Loaded, Settings
 from youtu_llm.errors import ConfigError, InvalidRequest, ModelError, YoutuError
-from youtu_llm.service.live import LoadTokenizer, Setup, prepare
+from youtu_llm.service.live import LoadTokenizer, LiveConfig, prepare
 from youtu_llm.service.requests.admission import Admission
-from youtu_llm.service.saved_profile import Choice
+from youtu_llm.service.saved_profile import SavedProfile
 from youtu_llm.service.status import State, Status
 from youtu_llm.service.supervision.supervisor import Supervisor
 
@@ -37,22 +37,22 @@ class SwitchFailed(YoutuError):
 class Profiles:
     """Validate all, check resources, apply; one change at a time.
 
-    A change the live engine can take is there at once, and running answers keep the setup they
-    began under. Any other one drains, restarts the engine, and goes back to the last good setup
+    A change the live engine can take is there at once, and running answers keep the config they
+    began under. Any other one drains, restarts the engine, and goes back to the last good config
     if the new engine does not come up. A change ends even if who asked for it hangs up.
     """
 
     def __init__(
         self,
         loaded: Loaded,
-        choice: Choice,
+        saved_profile: SavedProfile,
         load_tokenizer: LoadTokenizer,
         admission: Admission,
         supervisor: Supervisor,
         status: Status,
     ) -> None:
         self._loaded = loaded
-        self._choice = choice
+        self._choice = saved_profile
         self._load_tokenizer = load_tokenizer
         self._admission = admission
         self._supervisor = supervisor
@@ -64,11 +64,11 @@ class Profiles:
         return list(config.profiles(self._loaded.sources.profile_dirs))
 
     def begin(self) -> None:
-        """Starts the engine under the first setup; a model that is not there is «failed»."""
+        """Starts the engine under the first config; a model that is not there is «failed»."""
         self._spawn(self._begin())
 
     async def use(self, name: str) -> None:
-        """The choice holds over restarts, until config.yaml is written or reloaded.
+        """The saved_profile holds over restarts, until config.yaml is written or reloaded.
 
         Raises InvalidRequest with every problem of the files, NeedsRestart, SwitchFailed.
         """
@@ -120,13 +120,13 @@ class Profiles:
     async def _begin(self) -> None:
         async with self._lock:
             try:
-                setup = await self._prepare(self._loaded)
+                config = await self._prepare(self._loaded)
             except ModelError as error:
                 self._status.change(State.FAILED, error.message)
                 return
-            self._admission.setup = setup
-            assert setup.engine is not None
-            self._supervisor.start(setup.engine, setup.settings.service)
+            self._admission.config = config
+            assert config.engine is not None
+            self._supervisor.start(config.engine, config.settings.service)
 
     async def _change(self, name: str | None) -> None:
         async with self._lock:
@@ -142,7 +142,7 @@ class Profiles:
             unsaved = await loop.run_in_executor(None, self._choice.save, name, loaded)
             self._status.note("profile", unsaved)
             self._status.note("config", "")
-            generation = self._admission.setup.generation
+            generation = self._admission.config.revision
             logger.info("profile %s is live, generation %d", loaded.settings.profile, generation)
 
     async def _read(self, name: str | None) -> Loaded:
@@ -156,33 +156,33 @@ class Profiles:
             raise NeedsRestart(f"this changes {', '.join(fixed)}: restart the service for that")
         return loaded
 
-    async def _prepare(self, loaded: Loaded) -> Setup:
-        return await prepare(loaded.settings, self._admission.setup, self._load_tokenizer)
+    async def _prepare(self, loaded: Loaded) -> LiveConfig:
+        return await prepare(loaded.settings, self._admission.config, self._load_tokenizer)
 
-    async def _go_live(self, setup: Setup) -> None:
-        assert setup.engine is not None
-        if setup.runs_on(self._admission.setup.engine) and self._status.state is not State.FAILED:
-            self._supervisor.adopt(setup.engine, setup.settings.service)
-            self._admission.setup = setup
+    async def _go_live(self, config: LiveConfig) -> None:
+        assert config.engine is not None
+        if config.runs_on(self._admission.config.engine) and self._status.state is not State.FAILED:
+            self._supervisor.adopt(config.engine, config.settings.service)
+            self._admission.config = config
         else:
-            await self._restart_engine(setup)
+            await self._restart_engine(config)
 
-    async def _restart_engine(self, setup: Setup) -> None:
+    async def _restart_engine(self, config: LiveConfig) -> None:
         """Nothing is admitted from the drain to the new engine's hello, so no answer sees two
         setups. Raises SwitchFailed."""
-        assert setup.engine is not None
-        admission, last_good = self._admission, self._admission.setup
-        to = setup.settings.profile
+        assert config.engine is not None
+        admission, last_good = self._admission, self._admission.config
+        to = config.settings.profile
         self._status.change(
             State.DRAINING, f"switching to the profile «{to}»; running answers finish first"
         )
         await admission.drain(last_good.settings.service.drain_timeout_s, "switched")
         await self._supervisor.close()
-        admission.setup = setup
-        failure = await self._supervisor.start(setup.engine, setup.settings.service, trial=True)
+        admission.config = config
+        failure = await self._supervisor.start(config.engine, config.settings.service, trial=True)
         if failure is None:
             return
-        admission.setup = last_good
+        admission.config = last_good
         if last_good.engine is None:
             self._status.change(State.FAILED, failure)
             raise SwitchFailed(failure)

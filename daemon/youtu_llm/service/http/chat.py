@@ -71,7 +71,7 @@ async def _done(generation: Generation) -> dict[str, Any]:
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "profile": place.settings.profile,
-        "generation": place.setup.generation,
+        "generation": place.config.revision,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,

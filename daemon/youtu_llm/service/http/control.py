@@ -15,7 +15,7 @@ from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.profiles import Profiles
 from youtu_llm.service.requests.admission import Admission
 from youtu_llm.service.status import State, Status
-from youtu_llm.service.thermal import Board
+from youtu_llm.service.thermal import ThermalMonitor
 
 
 class ControlRoutes:
@@ -23,14 +23,14 @@ class ControlRoutes:
         self,
         access: Access,
         admission: Admission,
-        board: Board,
+        thermal: ThermalMonitor,
         status: Status,
         metrics: Metrics,
         profiles: Profiles,
     ) -> None:
         self._access = access
         self._admission = admission
-        self._board = board
+        self._board = thermal
         self._status = status
         self._metrics = metrics
         self._profiles = profiles
@@ -69,7 +69,7 @@ class ControlRoutes:
         self._note_heat()
         body = {
             "profile": self._admission.settings.profile,
-            "generation": self._admission.setup.generation,
+            "generation": self._admission.config.revision,
             "model": self._admission.settings.model.name,
             **self._status.report(with_log=is_local(request)),
             "board": self._board.reading.report(),
@@ -90,9 +90,9 @@ class ControlRoutes:
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     def _note_heat(self) -> None:
-        board, max_celsius = self._board, self._admission.settings.bounds.max_celsius
+        thermal, max_celsius = self._board, self._admission.settings.bounds.max_celsius
         hot = f"above {max_celsius} °C (bounds.max_celsius): one answer at a time"
-        self._status.note("heat", hot if board.check(max_celsius) else "")
+        self._status.note("heat", hot if thermal.check(max_celsius) else "")
 
     async def requests(self, request: web.Request) -> web.StreamResponse:
         now = time.monotonic()
@@ -137,7 +137,7 @@ class ControlRoutes:
         settings = self._admission.settings
         return {
             "name": settings.profile,
-            "generation": self._admission.setup.generation,
-            "degraded": self._status.degraded,  # such as a choice that could not be saved
+            "generation": self._admission.config.revision,
+            "degraded": self._status.degraded,  # such as a saved_profile that could not be saved
             "settings": settings.model_dump(mode="json", exclude={"service": {"api_key"}}),
         }

@@ -66,9 +66,9 @@ class OpenAIRoutes:
         self, request: web.Request, body: OpenAISampling, ask: Ask, shape_of: type[_Shape]
     ) -> web.StreamResponse:
         async with self._pipeline.generate(ask) as generation:
-            setup = generation.place.setup
-            fingerprint = f"{setup.settings.profile}-{setup.generation}"
-            shape = shape_of(ask.id, setup.settings.model.name, fingerprint)
+            config = generation.place.config
+            fingerprint = f"{config.settings.profile}-{config.revision}"
+            shape = shape_of(ask.id, config.settings.model.name, fingerprint)
             if body.stream:
                 with_usage = body.stream_options is not None and body.stream_options.include_usage
                 return await _stream(request, generation, shape, with_usage=with_usage)
@@ -80,8 +80,8 @@ async def _stream(
 ) -> web.StreamResponse:
     stream = await open_stream(request, named=False)
     extra = {"usage": None} if with_usage else {}
-    for choice in shape.first():
-        await stream.send("", shape.chunk([choice]) | extra)
+    for saved_profile in shape.first():
+        await stream.send("", shape.chunk([saved_profile]) | extra)
     async for delta in generation:
         await stream.send("", shape.chunk([shape.delta(delta)]) | extra)
     answer = await generation.finish()
@@ -99,7 +99,7 @@ class _Shape:
 
     id: str
     model: str
-    fingerprint: str  # of the setup: its profile and generation
+    fingerprint: str  # of the config: its profile and generation
     created: int = field(default_factory=lambda: int(time.time()))
 
     prefix = ""
@@ -170,11 +170,11 @@ class _TextShape(_Shape):
 
 def _choice(content: dict[str, Any], answer: Answer | None = None) -> dict[str, Any]:
     """`finish_reason` has OpenAI's values only; ours is in `youtu_finish_reason`."""
-    choice: dict[str, Any] = {"index": 0, **content, "logprobs": None, "finish_reason": None}
+    saved_profile: dict[str, Any] = {"index": 0, **content, "logprobs": None, "finish_reason": None}
     if answer is not None:
-        choice["finish_reason"] = "length" if answer.finish_reason == "length" else "stop"
-        choice["youtu_finish_reason"] = answer.finish_reason
-    return choice
+        saved_profile["finish_reason"] = "length" if answer.finish_reason == "length" else "stop"
+        saved_profile["youtu_finish_reason"] = answer.finish_reason
+    return saved_profile
 
 
 def _usage(answer: Answer) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import math
 
 from youtu_llm.config import Settings
 from youtu_llm.errors import InvalidRequest, QueueFull
-from youtu_llm.service.live import Setup
+from youtu_llm.service.live import LiveConfig
 from youtu_llm.service.requests.options import PRIORITIES
 from youtu_llm.service.requests.place import FinishReason, Place
 from youtu_llm.service.status import Status
@@ -35,13 +35,13 @@ class Rate:
 
 
 class Admission:
-    """The live requests. `setup` may be replaced; a request keeps the one it was admitted under.
+    """The live requests. `config` may be replaced; a request keeps the one it was admitted under.
 
     A place is free again once its request has ended, though the client may still read.
     """
 
-    def __init__(self, setup: Setup, status: Status) -> None:
-        self.setup = setup
+    def __init__(self, config: LiveConfig, status: Status) -> None:
+        self.config = config
         self.live: dict[str, Place] = {}  # oldest first
         self._rate = Rate()
         self._status = status
@@ -50,7 +50,7 @@ class Admission:
 
     @property
     def settings(self) -> Settings:
-        return self.setup.settings
+        return self.config.settings
 
     @property
     def capacity(self) -> int:
@@ -82,7 +82,7 @@ class Admission:
             last_low.end(self._full())
         # Under a rolling window a conversation may outgrow the context: the oldest text goes.
         n_ctx = None if hello.window_tokens else hello.max_model_len
-        place = self.live[id] = Place(id, self.setup, priority, n_ctx)
+        place = self.live[id] = Place(id, self.config, priority, n_ctx)
         self._idle.clear()
         return place
 

@@ -18,7 +18,7 @@ from youtu_llm.service.requests.options import Ask, fit, room, sampling_params
 from youtu_llm.service.requests.place import Place
 from youtu_llm.service.requests.sessions import History, Prompt, Session, Sessions, next_prompt
 from youtu_llm.service.supervision.client import EngineClient
-from youtu_llm.service.thermal import Board
+from youtu_llm.service.thermal import ThermalMonitor
 from youtu_llm.text.stream import TextStream
 
 HOT_POLL_S = 0.05
@@ -30,14 +30,14 @@ class Pipeline:
         admission: Admission,
         client: EngineClient,
         metrics: Metrics,
-        board: Board,
+        thermal: ThermalMonitor,
         encoders: Executor,
     ) -> None:
         self.sessions = Sessions()
         self._admission = admission
         self._client = client
         self._metrics = metrics
-        self._board = board
+        self._board = thermal
         self._encoders = encoders
 
     @property
@@ -71,7 +71,7 @@ class Pipeline:
         finally:
             deadline.cancel()
             self._admission.leave(place)
-            self.sessions.leave(session, place.setup)
+            self.sessions.leave(session, place.config)
 
     async def _begin(
         self, ask: Ask, params: SamplingParams, place: Place, session: Session
@@ -81,7 +81,7 @@ class Pipeline:
             await self._cool(place)
             before, limit = session.history, room(params, place.n_ctx, place.settings)
             prompt = await asyncio.get_running_loop().run_in_executor(
-                self._encoders, next_prompt, before, ask, place.setup, limit
+                self._encoders, next_prompt, before, ask, place.config, limit
             )
             generation = self._submit(ask, params, place, prompt)
             session.history = History(prompt.turns, prompt.answers, prompt.ids, generation)
@@ -96,7 +96,7 @@ class Pipeline:
     def _submit(self, ask: Ask, params: SamplingParams, place: Place, prompt: Prompt) -> Generation:
         if isinstance(place.ending, YoutuError):  # refused while its prompt was made
             raise place.ending
-        settings, tokenizer = place.settings, place.setup.tokenizer
+        settings, tokenizer = place.settings, place.config.tokenizer
         assert tokenizer is not None
         place.num_prompt_tokens = len(prompt.ids)
         fitted = fit(params, len(prompt.ids), place.n_ctx, settings)
@@ -109,7 +109,7 @@ class Pipeline:
         return Generation(place, outputs, text, punctuation, self._metrics, prompt.num_dropped)
 
     async def _cool(self, place: Place) -> None:
-        """On a board that is too hot, waits until every request before this one has left."""
+        """On a thermal that is too hot, waits until every request before this one has left."""
         while self._board.check(place.settings.bounds.max_celsius):
             earliest = next(iter(self._admission.live.values()))
             if earliest is place or place.ending is not None:

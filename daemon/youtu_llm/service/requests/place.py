@@ -7,7 +7,7 @@ from typing import Literal
 
 from youtu_llm.config import Settings
 from youtu_llm.errors import YoutuError
-from youtu_llm.service.live import Setup
+from youtu_llm.service.live import LiveConfig
 from youtu_llm.service.supervision.client import OutputStream
 
 # As /chat names them. OpenAI's routes only have the first two.
@@ -27,9 +27,9 @@ class Place:
     """The request waits until an engine begins it and runs until it has an `ending`: the reason
     why its text is complete, or the error that the client gets instead."""
 
-    def __init__(self, id: str, setup: Setup, priority: int, n_ctx: int | None) -> None:
+    def __init__(self, id: str, config: LiveConfig, priority: int, n_ctx: int | None) -> None:
         self.id = id
-        self.setup = setup  # a profile switch does not change it
+        self.config = config  # a profile switch does not change it
         self.priority = priority
         self.n_ctx = n_ctx  # most tokens of prompt and answer; None: a rolling window
         self.received_at = time.monotonic()
@@ -41,7 +41,7 @@ class Place:
 
     @property
     def settings(self) -> Settings:
-        return self.setup.settings
+        return self.config.settings
 
     @property
     def is_waiting(self) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from youtu_llm.errors import NotFound
-from youtu_llm.service.live import Setup
+from youtu_llm.service.live import LiveConfig
 from youtu_llm.service.requests.generation import Generation
 from youtu_llm.service.requests.options import Ask
 from youtu_llm.service.requests.place import Place
@@ -84,12 +84,12 @@ class Session:
         return was_speaking
 
 
-def next_prompt(history: History, ask: Ask, setup: Setup, limit: int) -> Prompt:
+def next_prompt(history: History, ask: Ask, config: LiveConfig, limit: int) -> Prompt:
     """The prompt for `ask`, of at most `limit` tokens if dropping turns can achieve that.
 
     Renders and encodes: not for the event loop.
     """
-    tokenizer, settings = setup.tokenizer, setup.settings
+    tokenizer, settings = config.tokenizer, config.settings
     assert tokenizer is not None  # a ready service has both halves of the model
     if ask.text is not None:
         return Prompt(tuple(tokenizer.encode(ask.text)), (), (), 0)
@@ -99,7 +99,7 @@ def next_prompt(history: History, ask: Ask, setup: Setup, limit: int) -> Prompt:
     if history.answer is not None:
         answers = (*answers, history.answer_text + note)
     thinking = settings.text.enable_thinking
-    if history.answer is not None and _is_alike(history.answer.place.setup, setup):
+    if history.answer is not None and _is_alike(history.answer.place.config, config):
         tail = tokenizer.encode_turn([dict(m) for m in ask.messages], enable_thinking=thinking)
         note_ids = tokenizer.encode(note) if note else []
         ids = (*history.prompt_ids, *history.answer_ids, *note_ids, *tail)
@@ -116,7 +116,7 @@ def next_prompt(history: History, ask: Ask, setup: Setup, limit: int) -> Prompt:
         first += max(1, (len(answers) - first) // 4)
 
 
-def _is_alike(before: Setup, now: Setup) -> bool:
+def _is_alike(before: LiveConfig, now: LiveConfig) -> bool:
     one, other = before.settings.text, now.settings.text
     return before.tokenizer is now.tokenizer and one.system_prompt == other.system_prompt
 
@@ -152,14 +152,14 @@ class Sessions:
         session.num_requests += 1
         return session
 
-    def leave(self, session: Session, setup: Setup) -> None:
+    def leave(self, session: Session, config: LiveConfig) -> None:
         """Forgets the session if its only request was refused, and those unused for longest if
         there are more than `max_sessions`; none in use."""
         session.num_requests -= 1
         is_empty = session.num_requests == 0 and session.history.answer is None
         if is_empty and self._sessions.get(session.id) is session:
             del self._sessions[session.id]
-        excess = len(self._sessions) - setup.settings.sessions.max_sessions
+        excess = len(self._sessions) - config.settings.sessions.max_sessions
         if excess > 0:
             unused = [s.id for s in self._sessions.values() if s.num_requests == 0]
             for id in unused[:excess]:

@@ -11,7 +11,7 @@ import msgspec
 from youtu_llm.errors import InvalidRequest, YoutuError
 from youtu_llm.protocol import Abort, Add, Hello, Output, Step, ToEngine
 from youtu_llm.service.metrics import Metrics
-from youtu_llm.service.supervision.poison import Suspects
+from youtu_llm.service.supervision.poison import PoisonList
 
 
 class OutputStream:
@@ -24,7 +24,7 @@ class OutputStream:
 
     def __init__(self, add: Add, abort: Callable[[], None], digest: bytes) -> None:
         self.add = add
-        self.digest = digest  # identifies the prompt to Suspects
+        self.digest = digest  # identifies the prompt to PoisonList
         self.has_begun = False  # an engine computes it; until then it may go to the next engine
         self._abort = abort
         self._pending: Output | None = None
@@ -77,7 +77,7 @@ class EngineClient:
         self._send: Callable[[ToEngine], None] | None = None
         self._open: dict[str, OutputStream] = {}
         self._aborted_at: dict[str, float] = {}
-        self._suspects = Suspects()
+        self._suspects = PoisonList()
         self._closed: YoutuError | None = None
         self.hello: Hello | None = None
 
@@ -111,7 +111,7 @@ class EngineClient:
             stream.fail(error)
 
     def submit(self, add: Add) -> OutputStream:
-        """Raises the error given to `close`, InvalidRequest if the id is in use, KillsEngine."""
+        """Raises the error given to `close`, InvalidRequest if the id is in use, PoisonRequest."""
         if self._closed is not None:
             raise self._closed.with_traceback(None)
         if add.id in self._open:
