@@ -14,10 +14,11 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from youtu_llm import __version__, paths
 from youtu_llm.errors import ConfigError, YoutuError
+from youtu_llm.sampling import OPTIONS
 from youtu_llm.tools.evals import command as evals
 from youtu_llm.tools.quantize import command as quantize
 
@@ -27,16 +28,6 @@ if TYPE_CHECKING:
 Run = Callable[[argparse.Namespace], "int | None"]
 
 NOT_READY = 3
-
-# What `youtu chat` may set of a request; the rest is the live profile's.
-CHAT_OPTIONS: dict[str, type] = {
-    "max_new_tokens": int,
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "repetition_penalty": float,
-    "seed": int,
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -208,9 +199,14 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--system", default="", metavar="TEXT", help="system prompt")
     parser.add_argument("--no-stream", action="store_true", help="print the answer when complete")
-    for key, kind in CHAT_OPTIONS.items():
-        flag = f"--{key.replace('_', '-')}"
-        parser.add_argument(flag, type=kind, metavar="N", help="(else the live profile's)")
+    sampling = parser.add_argument_group("sampling options (default: the live profile's)")
+
+    def add(name: str, kind: type, help: str) -> None:
+        sampling.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=help)
+
+    add("max_new_tokens", int, "Longest answer, in tokens.")
+    for name, (kind, option) in OPTIONS.items():
+        add(name, (get_args(kind) or (kind,))[0], option.description)  # of `int | None`: int
 
 
 def _serve(args: argparse.Namespace) -> int | None:
@@ -227,7 +223,7 @@ def _chat(args: argparse.Namespace) -> None:
     from youtu_llm.tools import chat
     from youtu_llm.tools.client import Daemon
 
-    chosen = {key: vars(args)[key] for key in CHAT_OPTIONS}
+    chosen = {key: vars(args)[key] for key in ("max_new_tokens", *OPTIONS)}
     options = {key: value for key, value in chosen.items() if value is not None}
     talk = chat.Chat(Daemon.from_environ(), options, args.system, stream=not args.no_stream)
     if args.prompt is None and sys.stdin is not None and sys.stdin.isatty():

@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from youtu_llm.sampling import SamplingParams as SamplingParams
+
 PROTOCOL_VERSION = 1
 PAGE_SIZE = 256  # tokens of one cache page
 MAX_FRAME_BYTES = 16 << 20  # the longest prompt is 131072 ids of at most 5 bytes
@@ -24,20 +26,6 @@ def pages_for(num_tokens: int) -> int:
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 Phase = Literal["starting", "loading", "idle", "step"]
-
-
-class SamplingParams(msgspec.Struct, frozen=True):
-    """How tokens are chosen. `temperature` 0 is greedy, exact and reproducible."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int = 0  # 0: off
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None  # None: the engine draws one
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False  # for benchmarks: run to max_new_tokens
 
 
 class EngineConfig(msgspec.Struct, frozen=True):

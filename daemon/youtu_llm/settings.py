@@ -7,20 +7,43 @@ layers together. What is derived from config and hardware is in the engine's pla
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from ipaddress import ip_address
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
 from pydantic.fields import FieldInfo
+
+from youtu_llm.sampling import MAX_NEW_TOKENS, OPTIONS
 
 MAX_SOCKET_BYTES = 107  # sun_path of unix(7), without its final NUL
 SECRETS = frozenset({"service.api_key"})  # dotted keys never shown
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 HostName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def with_options(*, optional: bool = False) -> Callable[[type[M]], type[M]]:
+    """Adds a field for each sampling option to a model. `optional`: None if it is left out."""
+    added: dict[str, Any] = {}
+    for name, (kind, option) in OPTIONS.items():
+        default = None if optional else option.default
+        field = Field(
+            default, ge=option.ge, gt=option.gt, le=option.le, description=option.description
+        )
+        added[name] = (kind | None if optional else kind, field)
+
+    def add(model: type[M]) -> type[M]:
+        made = create_model(model.__name__, __base__=model, __module__=model.__module__, **added)
+        made.__doc__ = model.__doc__
+        return made
+
+    return add
 
 
 class Section(BaseModel):
@@ -124,36 +147,26 @@ class ServiceSection(Section):
     )
 
 
+@with_options()
 class SamplingSection(Section):
     """Defaults of a request; `bounds` limits what a request may ask for."""
 
-    max_new_tokens: int = Field(256, ge=1, le=131_072, description="Longest answer, in tokens.")
-    temperature: float = Field(
-        0.4, ge=0.0, le=2.0, description="Randomness of sampling. 0: greedy."
-    )
-    top_k: int = Field(
-        20, ge=0, le=1000, description="Sample from the k most likely tokens. 0: off."
-    )
-    top_p: float = Field(
-        0.8, gt=0.0, le=1.0, description="Sample from the likeliest tokens up to this total."
-    )
-    min_p: float = Field(
-        0.0, ge=0.0, le=1.0, description="Drop tokens below this share of the top probability."
-    )
-    repetition_penalty: float = Field(
-        1.05, ge=0.5, le=2.0, description="Above 1: repeated tokens become less likely."
-    )
-    seed: int | None = Field(
-        None, ge=0, le=(1 << 63) - 1, description="The same seed and prompt give the same answer."
+    max_new_tokens: int = Field(
+        256, ge=1, le=MAX_NEW_TOKENS, description="Longest answer, in tokens."
     )
     stop: tuple[StopString, ...] = Field(
         (), max_length=8, description="Strings that end an answer; not part of it."
     )
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The sampling options by their names."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
 
 class BoundsSection(Section):
     max_new_tokens: int = Field(
-        4096, ge=1, le=131_072, description="Most new tokens a request may ask for."
+        4096, ge=1, le=MAX_NEW_TOKENS, description="Most new tokens a request may ask for."
     )
     max_prompt_tokens: int = Field(
         131_072, ge=1, le=131_072, description="Longest prompt accepted, in tokens."

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from youtu_llm.protocol import Heartbeat, Step
-from youtu_llm.service.requests.rate import LONGEST_RETRY_S, Rate
+from youtu_llm.service.requests.admission import LONGEST_RETRY_S, Rate
 from youtu_llm.service.requests.repetition import MIN_REPEATS, RepetitionDetector
 from youtu_llm.service.supervision.poison import MAX_LISTED, PoisonList, PoisonRequest
 from youtu_llm.service.supervision.silence import SAFETY_FACTOR, SilenceLimit
@@ -108,7 +108,10 @@ def test_an_answer_that_repeats_itself_is_ended_and_says_so(start: Start) -> Non
     assert daemon.chat("a sentence that is said only once").json()["finish_reason"] == "stop"
     body = {"model": "y", "messages": [{"role": "user", "content": "!long"}]}
     (choice,) = daemon.http.post("/v1/chat/completions", json=body).json()["choices"]
-    assert (choice["finish_reason"], choice["youtu_finish_reason"]) == ("stop", "repetition")
+    assert (choice["finish_reason"], choice["youtu_finish_reason"]) == (
+        "stop",
+        "repetition",
+    )
 
 
 @given(

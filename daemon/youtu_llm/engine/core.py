@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence as Ids
+from dataclasses import replace
 
 import msgspec
 import psutil
@@ -86,7 +87,7 @@ class Core:
         if not prompt_ids or not all(0 <= token < self.vocab_size for token in prompt_ids):
             return _refusal(id, "invalid_request", "the prompt is empty or holds unknown ids")
         if params.seed is None:
-            params = msgspec.structs.replace(params, seed=secrets.randbits(63))
+            params = replace(params, seed=secrets.randbits(63))
         now = time.monotonic()
         self.scheduler.add(Sequence(id, prompt_ids, params, arrival_s=now, priority=priority))
         return None

@@ -15,7 +15,7 @@ _MASK64 = (1 << 64) - 1
 
 
 class Sampler:
-    """Greedy, temperature, top-k, top-p, min-p, repetition penalty, seed.
+    """Chooses by each sequence's SamplingParams.
 
     The draw depends on the seed and the token's position alone, so an answer is the same in
     any batch and after preemption.

@@ -26,7 +26,8 @@ from youtu_llm.service.http.sessions import SessionRoutes
 from youtu_llm.service.live import LiveConfig, LoadTokenizer
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.profiles import Profiles
-from youtu_llm.service.requests.pipeline import LAST_WORDS_S, Pipeline
+from youtu_llm.service.requests.admission import LAST_WORDS_S, Admission
+from youtu_llm.service.requests.pipeline import Pipeline
 from youtu_llm.service.saved_profile import SavedProfile
 from youtu_llm.service.status import State, Status
 from youtu_llm.service.supervision.client import EngineClient
@@ -88,15 +89,16 @@ async def _serve(
     encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
     client = EngineClient(metrics)
     supervisor = Supervisor(command, status, client)
-    pipeline = Pipeline(LiveConfig(loaded.settings), status, client, metrics, thermal, encoders)
-    profiles = Profiles(loaded, saved_profile, load_tokenizer, pipeline, supervisor, status)
+    admission = Admission(LiveConfig(loaded.settings), status)
+    pipeline = Pipeline(admission, client, metrics, thermal, encoders)
+    profiles = Profiles(loaded, saved_profile, load_tokenizer, admission, supervisor, status)
     loop.add_signal_handler(signal.SIGHUP, profiles.on_sighup)
     access = Access.of(service)
     routes = [
         *ChatRoutes(pipeline).routes,
         *OpenAIRoutes(pipeline, status).routes,
         *SessionRoutes(access, pipeline).routes,
-        *ControlRoutes(access, pipeline, status, metrics, profiles).routes,
+        *ControlRoutes(access, admission, thermal, status, metrics, profiles).routes,
     ]
     runner = web.AppRunner(
         make_application(access, metrics, pipeline.admit, routes),
@@ -113,7 +115,7 @@ async def _serve(
         profiles.begin()
         await stop.wait()
         status.close()
-        await pipeline.drain(pipeline.settings.service.drain_timeout_s, "shutdown")
+        await admission.drain(admission.settings.service.drain_timeout_s, "shutdown")
     finally:
         sockets.close()
         await profiles.close()

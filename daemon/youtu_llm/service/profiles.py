@@ -12,7 +12,7 @@ from youtu_llm import config
 from youtu_llm.config import NOT_IN_PROFILES, Loaded
 from youtu_llm.errors import ConfigError, InvalidRequest, ModelError, YoutuError
 from youtu_llm.service.live import LiveConfig, LoadTokenizer, prepare
-from youtu_llm.service.requests.pipeline import Pipeline
+from youtu_llm.service.requests.admission import Admission
 from youtu_llm.service.saved_profile import SavedProfile
 from youtu_llm.service.status import State, Status
 from youtu_llm.service.supervision.supervisor import Supervisor
@@ -48,14 +48,14 @@ class Profiles:
         loaded: Loaded,
         saved_profile: SavedProfile,
         load_tokenizer: LoadTokenizer,
-        pipeline: Pipeline,
+        admission: Admission,
         supervisor: Supervisor,
         status: Status,
     ) -> None:
         self._loaded = loaded
         self._saved_profile = saved_profile
         self._load_tokenizer = load_tokenizer
-        self._pipeline = pipeline
+        self._admission = admission
         self._supervisor = supervisor
         self._status = status
         self._lock = asyncio.Lock()
@@ -134,7 +134,7 @@ class Profiles:
             unsaved = await asyncio.to_thread(self._saved_profile.save, name, loaded)
             self._status.note("profile", unsaved)
             self._status.note("config", "")
-            revision = self._pipeline.config.revision
+            revision = self._admission.config.revision
             logger.info("profile %s is live, revision %d", loaded.settings.profile, revision)
 
     async def _read(self, name: str | None) -> Loaded:
@@ -142,38 +142,38 @@ class Profiles:
             loaded = await asyncio.to_thread(self._loaded.again, profile=name)
         except ConfigError as error:
             raise InvalidRequest(error.message, param="name" if name else None) from error
-        old, new = self._pipeline.settings, loaded.settings
+        old, new = self._admission.settings, loaded.settings
         fixed = [key for key in FIXED if attrgetter(key)(old) != attrgetter(key)(new)]
         if fixed:
             raise NeedsRestart(f"this changes {', '.join(fixed)}: restart the service to apply it")
         return loaded
 
     async def _prepare(self, loaded: Loaded) -> LiveConfig:
-        return await prepare(loaded.settings, self._pipeline.config, self._load_tokenizer)
+        return await prepare(loaded.settings, self._admission.config, self._load_tokenizer)
 
     async def _go_live(self, config: LiveConfig) -> None:
         assert config.engine is not None
-        if config.runs_on(self._pipeline.config.engine) and self._status.state is not State.FAILED:
+        if config.runs_on(self._admission.config.engine) and self._status.state is not State.FAILED:
             self._supervisor.adopt(config.engine, config.settings.service)
-            self._pipeline.config = config
+            self._admission.config = config
         else:
             await self._restart_engine(config)
 
     async def _restart_engine(self, config: LiveConfig) -> None:
         """No request is admitted between the drain and the new engine's Hello, so none runs under
         two configurations. Raises SwitchFailed."""
-        last_good = self._pipeline.config
+        last_good = self._admission.config
         to = config.settings.profile
         self._status.change(
             State.DRAINING, f"switching to the profile «{to}» when running requests have finished"
         )
-        await self._pipeline.drain(last_good.settings.service.drain_timeout_s, "switched")
+        await self._admission.drain(last_good.settings.service.drain_timeout_s, "switched")
         await self._supervisor.close()
         failure = await self._start(config, trial=True)
         if failure is None:
             return
         if last_good.engine is None:  # its model was missing at the start
-            self._pipeline.config = last_good
+            self._admission.config = last_good
             self._status.change(State.FAILED, failure)
             raise SwitchFailed(failure)
         back = last_good.settings.profile
@@ -187,5 +187,5 @@ class Profiles:
     def _start(self, config: LiveConfig, *, trial: bool = False) -> asyncio.Future[str | None]:
         """Make `config` live; for the rest see `Supervisor.start`."""
         assert config.engine is not None
-        self._pipeline.config = config
+        self._admission.config = config
         return self._supervisor.start(config.engine, config.settings.service, trial=trial)
