@@ -39,13 +39,13 @@ from youtu_llm.settings import Settings
 from youtu_llm.service.http.access import Access
 from youtu_llm.service.http.application import make_application
 from youtu_llm.service.http.chat import ChatRoutes
-from youtu_llm.service.live import Setup
+from youtu_llm.service.live import LiveConfig
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.requests.admission import Admission
 from youtu_llm.service.requests.pipeline import Pipeline
 from youtu_llm.service.status import State, Status
 from youtu_llm.service.supervision.client import EngineClient
-from youtu_llm.service.thermal import Board
+from youtu_llm.service.thermal import ThermalMonitor
 
 def refusal(value):
     try:
@@ -68,8 +68,8 @@ async def post(settings, *bodies):
     status.hello = protocol.Hello("fake", "none", "cpu", 2048, 0, 257, (256,), 0.0, pages, memory)
     status.change(State.READY)
     client.attach(lambda m: asyncio.get_running_loop().call_soon(send, m), status.hello)
-    admission = Admission(Setup(settings, tokenizer=ByteTokenizer()), status)
-    pipeline = Pipeline(admission, client, metrics, Board(Path("/")), ThreadPoolExecutor(1))
+    admission = Admission(LiveConfig(settings, tokenizer=ByteTokenizer()), status)
+    pipeline = Pipeline(admission, client, metrics, ThermalMonitor(Path("/")), ThreadPoolExecutor(1))
     routes = ChatRoutes(pipeline).routes
     access = Access.of(settings.service)
     server = TestServer(make_application(access, metrics, pipeline.admit, routes))

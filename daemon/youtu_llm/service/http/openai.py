@@ -80,8 +80,8 @@ async def _stream(
 ) -> web.StreamResponse:
     stream = await open_stream(request, named=False)
     extra = {"usage": None} if with_usage else {}
-    for saved_profile in shape.first():
-        await stream.send("", shape.chunk([saved_profile]) | extra)
+    for choice in shape.first():
+        await stream.send("", shape.chunk([choice]) | extra)
     async for delta in generation:
         await stream.send("", shape.chunk([shape.delta(delta)]) | extra)
     answer = await generation.finish()
@@ -170,11 +170,11 @@ class _TextShape(_Shape):
 
 def _choice(content: dict[str, Any], answer: Answer | None = None) -> dict[str, Any]:
     """`finish_reason` has OpenAI's values only; ours is in `youtu_finish_reason`."""
-    saved_profile: dict[str, Any] = {"index": 0, **content, "logprobs": None, "finish_reason": None}
+    choice: dict[str, Any] = {"index": 0, **content, "logprobs": None, "finish_reason": None}
     if answer is not None:
-        saved_profile["finish_reason"] = "length" if answer.finish_reason == "length" else "stop"
-        saved_profile["youtu_finish_reason"] = answer.finish_reason
-    return saved_profile
+        choice["finish_reason"] = "length" if answer.finish_reason == "length" else "stop"
+        choice["youtu_finish_reason"] = answer.finish_reason
+    return choice
 
 
 def _usage(answer: Answer) -> dict[str, Any]:
