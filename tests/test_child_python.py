@@ -27,6 +27,7 @@ COMMANDS = (
 
 
 def test_the_engine(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     folder = traps.make(tmp_path / "traps")
     command = child_python.module(sys.executable, "youtu_llm.engine", "--help")
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -35,6 +36,7 @@ def test_the_engine(tmp_path: Path) -> None:
 
 
 def test_the_probe_of_a_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
     folder = traps.make(tmp_path / "traps")
     monkeypatch.chdir(folder)
     found = setup_engine.probe(sys.executable)

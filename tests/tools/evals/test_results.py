@@ -31,12 +31,12 @@ def test_another_runs_file_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(ResourceError, match="another run"):
             Results(path, ABOUT)
     before = path.read_bytes()
-    with pytest.raises(InvalidRequest, match="something else"):
+    with pytest.raises(InvalidRequest, match="another evaluation"):
         Results(path, ABOUT | {"data": "d2"})
     assert path.read_bytes() == before
     for foreign in (b"no line\nat the end", b"{}", b'{"eval": "test", "data": "d1"}  '):
         path.write_bytes(foreign)
-        with pytest.raises(InvalidRequest, match="something else"):
+        with pytest.raises(InvalidRequest, match="another evaluation"):
             Results(path, ABOUT)
         assert path.read_bytes() == foreign
     with pytest.raises(ResourceError, match="--out"):
