@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from youtu_llm.postprocess import PunctuationStream, punctuate_postprocess
 
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parent / "data/punctuation_cases.jsonl")
-    .read_text(encoding="utf-8")
-    .splitlines()
+    for name in ("punctuation_cases.jsonl", "punctuation_cases_2.jsonl")
+    for line in (Path(__file__).parent / "data" / name).read_text(encoding="utf-8").splitlines()
 ]
-CORPUS = Path(__file__).parents[2] / "shared/data/zh_gsdsimp_dev.txt"
+DATA = Path(os.environ.get("YOUTU_EVAL_DATA", Path(__file__).parents[2] / "shared/data"))
+CORPUS, QUESTIONS = DATA / "zh_gsdsimp_dev.txt", DATA / "cmath_dev.jsonl"
 
 HAN = "今天天气很好我们去公园玩吗么什呢第一章图表张星期日月"
 MARKS = ",;:!?.，；：！？。、…—-\"'“”‘’()（）《》【】「」"
@@ -251,6 +252,20 @@ def test_well_punctuated_text_is_hardly_held_back() -> None:
 def test_no_soup_breaks_an_invariant(capsys: pytest.CaptureFixture[str]) -> None:
     broken = punctuation.fuzz(2000, seed=1)
     assert broken == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", punctuation.kinds())
+def test_texts_of_a_kind_that_must_stay_are_not_harmed(kind: str) -> None:
+    texts = punctuation.kinds()[kind]
+    allowed = 1 if kind == "verse and lists of words, held out" else 0  # docs/CHINESE.md
+    assert len(punctuation.harmed(texts)) <= allowed
+
+
+@pytest.mark.skipif(not QUESTIONS.exists(), reason=f"{QUESTIONS.name} is not here")
+def test_a_question_without_its_mark_hardly_ever_gets_a_full_stop() -> None:
+    marks = punctuation.final_marks(QUESTIONS)
+    assert marks["。"] <= 0.03 * marks.total()
+    assert marks["？"] >= 0.60 * marks.total()
 
 
 @pytest.mark.skipif(

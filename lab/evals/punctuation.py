@@ -1,6 +1,8 @@
 """Measures the punctuation repair: `python -m lab.evals.punctuation WHAT`.
 
 corpus --file F   precision, recall and F1 a mark, on punctuated sentences, one a line
+kinds             harm by kind: texts that must stay as they are (punctuation_kinds.txt)
+questions --file F  final marks of questions whose ？ is cut off, JSON lines with "input"
 fuzz --count N    N random soups of tokens against what must hold for every text
 speed [--file F]  characters a second, microseconds a delta, growth with the input
 """
@@ -8,6 +10,7 @@ speed [--file F]  characters a second, microseconds a delta, growth with the inp
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import time
@@ -22,6 +25,7 @@ from youtu_llm.postprocess import PunctuationStream, punctuate_postprocess
 
 FINAL_MARKS = "。？！"
 MIB = 1 << 20
+KINDS = Path(__file__).with_name("punctuation_kinds.txt")
 
 # What meets in an answer: Chinese, Latin, numbers, every mark the rules name, span openers.
 WORDS = (
@@ -199,6 +203,41 @@ def print_corpus(path: Path) -> None:
         print(f"{mark} from half-width: {score}")
 
 
+def kinds() -> dict[str, list[str]]:
+    """Kind, and half of its texts ("tuned" or "held out") -> texts that must stay unchanged."""
+    found: dict[str, list[str]] = {}
+    for line in KINDS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# ") and line.endswith((", tuned", ", held out")):
+            texts = found[line[2:]] = []
+        else:
+            texts.append(line.replace("⏎", "\n"))
+    return found
+
+
+def harmed(texts: list[str]) -> list[str]:
+    return [text for text in texts if punctuate_postprocess(text) != text]
+
+
+def print_kinds() -> None:
+    for kind, texts in kinds().items():
+        changed = harmed(texts)
+        print(f"{kind}: {len(changed)} of {len(texts)} changed", *map(repr, changed))
+
+
+def final_marks(path: Path) -> Counter[str]:
+    """How often each final mark comes ("": none) when the ？ of a question is cut off."""
+    rows = path.read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(row)["input"].rstrip() for row in rows]
+    repaired = [punctuate_postprocess(text[:-1]) for text in texts if text[-1] in "？?"]
+    return Counter(text[-1] if text[-1] in FINAL_MARKS else "" for text in repaired)
+
+
+def print_questions(path: Path) -> None:
+    marks = final_marks(path)
+    for mark, count in marks.most_common():
+        print(f"{mark or 'none'}: {count / marks.total():.4f} of {marks.total()} questions")
+
+
 def held(pieces: list[str]) -> list[int]:
     """After each piece, how many characters the machine holds back."""
     machine, waiting = PunctuationStream(), []
@@ -258,7 +297,7 @@ def print_speed(path: Path | None) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("corpus", "fuzz", "speed"))
+    parser.add_argument("what", choices=("corpus", "kinds", "questions", "fuzz", "speed"))
     parser.add_argument("--file", type=Path, help="punctuated sentences, one a line")
     parser.add_argument("--count", type=int, default=100_000, help="soups (default: 100000)")
     parser.add_argument("--seed", type=int, default=0)
@@ -267,8 +306,12 @@ def main() -> int:
         return 1 if fuzz(options.count, options.seed) else 0
     if options.what == "speed":
         print_speed(options.file)
+    elif options.what == "kinds":
+        print_kinds()
     elif options.file is None:
-        parser.error("corpus needs --file")
+        parser.error(f"{options.what} needs --file")
+    elif options.what == "questions":
+        print_questions(options.file)
     else:
         print_corpus(options.file)
     return 0
