@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
+import subprocess
 import sys
 import time
 import unicodedata
@@ -203,6 +205,13 @@ def print_corpus(path: Path) -> None:
         print(f"{mark} from half-width: {score}")
 
 
+Repair = Callable[[list[str]], list[str]]
+
+
+def repair_all(texts: list[str]) -> list[str]:
+    return [punctuate_postprocess(text) for text in texts]
+
+
 def kinds() -> dict[str, list[str]]:
     """Kind, and half of its texts ("tuned" or "held out") -> texts that must stay unchanged."""
     found: dict[str, list[str]] = {}
@@ -214,14 +223,50 @@ def kinds() -> dict[str, list[str]]:
     return found
 
 
-def harmed(texts: list[str]) -> list[str]:
-    return [text for text in texts if punctuate_postprocess(text) != text]
+def harmed(texts: list[str], repair: Repair = repair_all) -> list[str]:
+    return [
+        text
+        for text, repaired in zip(texts, repair(texts), strict=True)
+        if unspaced(repaired) != unspaced(text)
+    ]
 
 
-def print_kinds() -> None:
+def unspaced(text: str) -> str:
+    """Without the spaces between Han and Latin, which are house style: other tools put them."""
+    return re.sub("(?<=[一-鿿]) (?=[!-~])|(?<=[!-~]) (?=[一-鿿])", "", text)
+
+
+def repair_by(command: str) -> Repair:
+    """A repair by another tool: it reads a JSON list of texts and writes one."""
+
+    def repair(texts: list[str]) -> list[str]:
+        done = subprocess.run(
+            command, shell=True, input=json.dumps(texts), capture_output=True, text=True, check=True
+        )
+        return list(json.loads(done.stdout))
+
+    return repair
+
+
+def print_kinds(repair: Repair, cases: list[Path]) -> None:
+    """Harm by kind; of the files of cases, how many come out as expected, and harm too."""
     for kind, texts in kinds().items():
-        changed = harmed(texts)
-        print(f"{kind}: {len(changed)} of {len(texts)} changed", *map(repr, changed))
+        changed = harmed(texts, repair)
+        print(f"{kind}: {len(changed)} of {len(texts)} changed", *map(repr, changed[:9]))
+    for path in cases:
+        rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+        rows = [row for row in rows if row["finish_reason"] == "stop"]
+        keep = [row["input"] for row in rows if row["input"] == row["expected"]]
+        mend = [row for row in rows if row["input"] != row["expected"]]
+        repaired = repair([row["input"] for row in mend])
+        right = sum(
+            unspaced(text) == unspaced(row["expected"])
+            for text, row in zip(repaired, mend, strict=True)
+        )
+        print(
+            f"{path.name}: {right} of {len(mend)} repaired,"
+            f" {len(harmed(keep, repair))} of {len(keep)} harmed"
+        )
 
 
 def final_marks(path: Path) -> Counter[str]:
@@ -299,6 +344,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("corpus", "kinds", "questions", "fuzz", "speed"))
     parser.add_argument("--file", type=Path, help="punctuated sentences, one a line")
+    parser.add_argument("--by", help="kinds: a command instead of ours, JSON list in and out")
+    parser.add_argument("--cases", type=Path, nargs="*", default=[], help="kinds: files of cases")
     parser.add_argument("--count", type=int, default=100_000, help="soups (default: 100000)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -307,7 +354,7 @@ def main() -> int:
     if options.what == "speed":
         print_speed(options.file)
     elif options.what == "kinds":
-        print_kinds()
+        print_kinds(repair_by(options.by) if options.by else repair_all, options.cases)
     elif options.file is None:
         parser.error(f"{options.what} needs --file")
     elif options.what == "questions":
