@@ -140,6 +140,7 @@ def test_a_line_is_unchanged_from_its_kana_or_hangul_on(start: str, rest: str, r
 # Invariant 4.
 @given(any_text, reasons)
 @example("；-\n\n;吗？第一章</tool_call>:（1）|:D>$    （.$$", "stop")
+@example("去公园玩 呢 :", "stop")
 @example("今b,….。.?:…“", "stop")
 def test_repairing_twice_is_repairing_once(text: str, reason: str) -> None:
     repaired = punctuate_postprocess(text, finish_reason=reason)

@@ -19,6 +19,7 @@ from youtu_llm import punctuation_table as table
 from youtu_llm.spans import (
     CLOSING,
     GAP,
+    GAP_CHARS,
     IS_HAN,
     IS_KANA_HANGUL,
     MAX_GAP,
@@ -217,9 +218,15 @@ class PunctuationStream(SpanReader):
             return ""
         if not (is_han(self._left) and is_han(right)):
             return self._take(end)
-        if len(ahead) < 6 and self._cut_off(end + len(ahead)):
-            return None
-        after = self._buffer[end + len(ahead) : end + len(ahead) + 1] if len(ahead) < 6 else "-"
+        after = "-"
+        if len(ahead) < 6:
+            then = self._read(table.FEW_SPACES, end + len(ahead))
+            stop = end + len(ahead) + len(then)
+            if self._cut_off(stop):
+                return None
+            after = self._buffer[stop : stop + 1]
+            if then and after not in ("", "\n") and after not in GAP_CHARS:
+                after = " "
         if self._keeps_spaces(gap, ahead, after):
             self._line_han = 0  # a list, a name or pre-tokenised text: no sentence so far
             self._kept_space = True
@@ -228,13 +235,14 @@ class PunctuationStream(SpanReader):
 
     def _keeps_spaces(self, gap: str, ahead: str, after: str) -> bool:
         """`after`: what ends the segment `ahead`: "" at the text's end, "-" if out of sight."""
+        # " " only if another segment follows: spaces before a mark will go.
         num_left, num_right = self._clause_han, len(IS_HAN.findall(ahead))
         segment = table.CLAUSE_END.split(self._tail)[-1]
         is_form = table.LABEL_VALUE.match(self._head) and not table.ANSWER.match(self._head)
         first = not self._marked
         no_sentence = not table.SENTENCE_WORD.search(segment)
         neither = no_sentence and not table.SENTENCE_WORD.search(ahead)
-        in_list = after != "" and after in SPACES
+        in_list = after == " "
         reasons = (
             num_left <= 2 or (num_left <= 3 and num_right <= 3),  # names, words
             table.HEADING_LABEL.fullmatch(self._head) is not None,
@@ -243,15 +251,14 @@ class PunctuationStream(SpanReader):
             first and neither and self._kept_space and num_left <= 5,
             table.DATE_END.search(self._tail) and table.DATE_AHEAD.match(ahead),
             is_form and first and (len(gap) > 1 or after in ("：", ":")),
-            in_list and num_left == num_right == len(ahead),  # words of equal length
+            # Words of equal length.
+            in_list and num_left == num_right == len(ahead) and not table.TOLD.search(segment),
             in_list and neither and num_left <= 6,
             in_list and num_right <= 2 and not table.CONNECTIVE.match(ahead),  # pre-tokenised
             first and neither and after in ("", "\n") and num_left <= 8 and num_right <= 3,
             self._kept_space and after in ("", "\n") and num_left == num_right,
-            first
-            and neither
-            and ahead[-1] == self._left
-            and num_left <= 7,  # names of one kind: schools, provinces
+            # Names of one kind: schools, provinces.
+            first and neither and ahead[-1] == self._left and num_left <= 7,
             after in ("", "\n") and num_right <= 3 and table.SIGNED.search(segment),
             IS_KANA_HANGUL.search(ahead),
         )
@@ -416,9 +423,11 @@ class PunctuationStream(SpanReader):
     def _is_no_sentence(self) -> bool:
         """A heading, a list item, a remark, an attribution, a date, a bare label and value."""
         head = self._head
-        label = table.LABEL_VALUE.match(head)
-        is_label = label and not table.ANSWER.match(head) and not self._marked
-        is_label = is_label or (label and not table.SAYS_SO.search(self._tail))
+        is_label = (
+            table.LABEL_VALUE.match(head)
+            and not table.ANSWER.match(head)
+            and not (self._marked and table.SAYS_SO.search(self._tail))
+        )
         return bool(
             (not self._marked and self._line_han < (8 if self._kept_space else 5))
             or table.LIST_MARKER.match(head)

@@ -28,12 +28,13 @@ NUM = "一二三四五六七八九十百千零〇两\\d"
 SENTENCE_WORD = re.compile(  # what a clause has, and a name, a title or a word of a list has not
     "[我你您他她它咱是了吗嗎吧呢很不没沒请請把被让讓就都也又还還再将將已]"
     "|(?<![智功性才技节热动电机职])能(?![量力源])|(?<![社开议宴协工机委大])[会會](?![议議员員])"
-    "|因为|所以|但|如果|虽然|需要|可以|应该|使得|这|那|在.+[上下里中内]"
+    "|因为|所以|但|组成|等于|约为|位于|属于|叫做|称为|变成|绕.+转|如果|虽然|需要|可以|应该|使得|这|那|在.+[上下里中内]"
 )
 SIGNED = re.compile("[你您]的..$")  # of a letter: its name follows
 CONNECTIVE = re.compile(
     "因此|所以|但是|然而|不过|同时|另外|此外|其中|后来|当时|于是|例如|比如|而且"
 )
+TOLD = re.compile("[我你您他她它了]")  # hardly a word of a list or a line of verse
 ENGLISH_WORD = re.compile(
     r"(?<![^ \"'(“‘])(?:[Tt]he|an?|is|are|was|were|am|of|to|and|in|[Ii]t|[Tt]his|[Tt]hat|I|[Ww]e"
     r"|[Yy]ou|[Hh]e|[Ss]he|[Tt]hey|my|your|means?|called|for|with|not|[Hh]ow|[Ww]hat|like)(?=[ '])"
@@ -56,7 +57,7 @@ QUESTION_WORD = re.compile(
     "[谁誰哪几幾何啥怎]|[什甚][么麼]|多[少大长高远重久深宽]|为何|[你您][^，]*还是(?![要会能不没得想])|([^\\W\\d])不\\1"
 )
 NO_QUESTION = re.compile(  # a question word that asks nothing
-    "[十好没無无]几|几[乎何]|任何|几何|何况|无论|無論|不管|不论|哪怕|没什么|不[怎什]么|多少有"
+    "[十好没無无]几|几[乎何]|任何|几何|何况|无论|無論|不管|不论|哪怕|没什么|不[怎什]么|这[就也正]?是为什么|多少有"
     "|(?:什么|谁|哪里|哪儿|怎么).*[就都也].*|要多.*有多"
 )
 EMBEDS = re.compile(  # a verb that takes the question as its object
@@ -140,6 +141,7 @@ SMILE = re.compile(r"[:;]-?(?:\)|\((?!\w)|[DPp](?![A-Za-z0-9]))")
 CLAUSE_END = re.compile(f"[{SPACES}{PAUSES.replace('、', '')}]")
 SENTENCE_END = re.compile(f"[。！？][{CLOSING}]?|(?<!\\b[A-Za-z])[.!?](?= [A-Z{HAN}])")
 NEXT_SEGMENT = re.compile(f"[^{re.escape(GAP_CHARS)}{SPAN_OPENERS}\n]{{1,6}}")
+FEW_SPACES = re.compile(f"[{SPACES}]{{0,8}}")
 LEADER = re.compile(r"…{3,}|\.{4,}")
 MARK_RUN = re.compile(r'["“”()（）]|(.)\1*')
 CALL = "f("  # an open bracket of a call: what is inside is code
