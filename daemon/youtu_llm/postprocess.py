@@ -33,6 +33,8 @@ from youtu_llm.spans import (
     is_han,
 )
 
+IS_FULL_WIDTH = re.compile(f"[{PAUSES}{OPENING}{CLOSING}—]+")
+OPTIONS = frozenset("ABCDEFGH①②③④⑤⑥")
 Mode = Literal["conservative"]
 
 
@@ -164,7 +166,9 @@ class PunctuationStream(SpanReader):
             return self._protect(REST_OF_GAP, end)
         if self._cut_off(end):
             return None
-        if self._chinese and gap in table.FULL_MARKS:  # most gaps: right as they are
+        if self._chinese and (
+            gap in table.FULL_MARKS or (gap == "。" and not self._asked_politely())
+        ):  # most gaps: right as they are
             return self._emit_gap(gap, end)
         right, ahead = self._buffer[end : end + 1], self._read(table.NEXT_SEGMENT, end)
         if SPACE_RUN.fullmatch(gap):
@@ -199,12 +203,14 @@ class PunctuationStream(SpanReader):
             or (right.isdigit() and table.CSV_ROW.match(self._head))
         ):
             self._csv = True
+        if IS_FULL_WIDTH.fullmatch(gap):
+            return False
         return self._csv or bool(table.CODE_LINE.match(self._head + gap))
 
     def _is_english(self, gap: str, right: str) -> bool:
         """Whether the sentence, or what the open quotes hold of it, is English so far."""
-        if is_han(right) and gap[-1] not in SPACES:
-            return False
+        if (is_han(right) and gap[-1] not in SPACES) or not table.LATIN.search(self._tail):
+            return self._english
         if self._english or (re.match("[a-z]", right) and table.LATIN_HAN.match(self._tail)):
             return True
         quoted = self._tail.rpartition(self._quote)[2] if self._quote else ""
@@ -242,7 +248,7 @@ class PunctuationStream(SpanReader):
         first = not self._marked
         no_sentence = not table.SENTENCE_WORD.search(segment)
         neither = no_sentence and not table.SENTENCE_WORD.search(ahead)
-        in_list = after == " "
+        in_list, ends = after == " ", after in ("", "\n")
         reasons = (
             num_left <= 2 or (num_left <= 3 and num_right <= 3),  # names, words
             table.HEADING_LABEL.fullmatch(self._head) is not None,
@@ -255,11 +261,12 @@ class PunctuationStream(SpanReader):
             in_list and num_left == num_right == len(ahead) and not table.TOLD.search(segment),
             in_list and neither and num_left <= 6,
             in_list and num_right <= 2 and not table.CONNECTIVE.match(ahead),  # pre-tokenised
-            first and neither and after in ("", "\n") and num_left <= 8 and num_right <= 3,
-            self._kept_space and after in ("", "\n") and num_left == num_right,
+            ends and first and neither and num_left <= 8 and num_right <= 3,
+            ends and first and neither and num_left <= 6 and num_right <= 5,
+            self._kept_space and ends and num_left == num_right,
             # Names of one kind: schools, provinces.
             first and neither and ahead[-1] == self._left and num_left <= 7,
-            after in ("", "\n") and num_right <= 3 and table.SIGNED.search(segment),
+            ends and num_right <= 3 and table.SIGNED.search(segment),
             IS_KANA_HANGUL.search(ahead),
         )
         return any(reasons) or self._is_english(gap, "")
@@ -292,23 +299,28 @@ class PunctuationStream(SpanReader):
         at_end = right == "\n" or (not right and text.rstrip(SPACES)[-1] in "：:（(")
         body = text.rstrip(SPACES) if at_end else text
         rest = text[len(body) :]
-        if self._lays_out(text):
+        if self._lays_out(text, right):
             return text
         body = beside.sub(lambda spaces: spaces["blank"] or "", body)
         for repeat, once in table.REPEATS:
             body = repeat.sub(once, body)
         return body + rest
 
-    def _lays_out(self, gap: str) -> bool:
+    def _lays_out(self, gap: str, right: str) -> bool:
         """Whether the spaces of a gap keep apart a label, a title or an option and what follows."""
         return bool(
             table.EMPTY_BRACKET.search(gap)
             or (gap[0] in SPACES and table.HEADING_LABEL.fullmatch(self._head))
-            or (self._head[:1] == "《" and gap[0] == "》" and not self._marked)
-            or (table.LIST_MARKER.match(self._head) and gap.lstrip(SPACES) in ("（", "("))
+            or (self._head.startswith(("《", "【")) and gap[0] in "》】" and not self._marked)
+            or (
+                table.LIST_MARKER.match(self._head)
+                and (gap.lstrip(SPACES) in ("（", "(") or (gap[-1] in SPACES and right in OPTIONS))
+            )
         )
 
     def _asked_politely(self) -> bool:
+        if self._left not in ("吗", "嗎") and "请问" not in self._tail:
+            return False
         clause = re.split(f"[{PAUSES}]", self._tail)[-1]
         asked = re.split("[。！？]", self._tail)[-1].rpartition("请问")
         return bool(
@@ -447,7 +459,6 @@ class PunctuationStream(SpanReader):
             return True
         if self._bare:  # so had the line before: verse, names, headings
             return False
-        looks_so = self._line_han >= table.LONG_LINE or table.SENTENCE_WORD.search(self._tail)
-        return bool(looks_so) and not (
-            table.TITLE_END.search(self._tail) and not table.VERB.search(self._tail)
-        )
+        said = self._tail.rpartition("：")[2]
+        looks_so = self._line_han >= table.LONG_LINE or table.SENTENCE_WORD.search(said)
+        return bool(looks_so) and not (table.TITLE_END.search(said) and not table.VERB.search(said))

@@ -42,6 +42,7 @@ ENGLISH_WORD = re.compile(
 LATIN_WORD = re.compile(
     rf"(?<![^ \"'(“‘])[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ'’-]*(?![^ ,.;:!?\"')”’（{HAN}])(?!\.\w)"
 )
+LATIN = re.compile("[A-Za-z]")
 LATIN_HAN = re.compile(rf"[A-Za-z]+[ -]+[{HAN}]{{1,4}}$")
 IN_FOREIGN_NAMES = frozenset(
     "阿埃艾爱安奥巴芭柏拜班邦保贝本比彼毕波伯勃博布查达戴丹当道德迪蒂丁顿多恩尔凡菲费芬夫弗佛福盖"
@@ -74,7 +75,10 @@ HOW_TO = re.compile("怎样|如何|怎么(?![啦了样])")  # a title, or a ques
 POLITE = re.compile("[你您][们們]?(?:能|可以|会|會|愿意|知道)[^，]*[吗嗎]$")
 
 # What a line or a segment looks like.
-NUMBERED = f"第[{NUM}]{{1,6}}(?:单元|單元|课时|部分|[步章节節篇部卷回编编条條讲講课課题題])"
+NUMBERED = (
+    f"第[{NUM}]{{1,6}}(?:单元|單元|课时|部分|[大小]题|环节|阶段|板块"
+    "|[步章节節篇部卷回编编条條讲講课課题題])"
+)
 HEADING_LABEL = re.compile(
     rf"[*【]*(?:(?:{NUMBERED})+|(?:[图圖表] ?|[\w]{{1,3}}(?<![{NUM}_a-z]))[{NUM}][{NUM}.-]{{0,6}})"
     "[*】]*"
@@ -99,7 +103,8 @@ CODE_LINE = re.compile(
     |[a-z][\w.-]*(?:\ [\w./]+)*\ --?[a-z]
     |.*\ //\ |[A-Z]{2,5}\ [A-Z]{1,2}\d*,\ ?[#@A-Z\d]|\d{4}[-/]\d\d?[-/]\d\d?,$
     |[A-Za-z_][\w.]*\(["']
-    |//|/\*|\#include|--\ |@\w+|\$\ |>>>""",
+    |//|/\*|"{3}|.*=.*\ \#\ |class\ \w+:|\w*(?:Error|Exception|Warning):[ ]
+    |\#include|--\ |@\w+|\$\ |>>>""",
     re.VERBOSE,
 )
 CSV_HEAD = re.compile(
