@@ -83,7 +83,8 @@ class PunctuationStream(SpanReader):
     """The same for a text that comes in pieces: `push` each of them, then `finish` once.
 
     Held back is at most: a gap and the character after it; spaces after Han with 6 characters
-    of the next segment; a run of backticks; a quote at a line's start, up to 24 characters.
+    of the next segment (if it is shorter, the spaces and the character after it too); a run of
+    backticks; a quote at a line's start, up to 24 characters.
     Kana or hangul protect the rest of their line: what was sent before them stays as sent.
     """
 
@@ -312,6 +313,14 @@ class PunctuationStream(SpanReader):
             table.EMPTY_BRACKET.search(gap)
             or (gap[0] in SPACES and table.HEADING_LABEL.fullmatch(self._head))
             or (self._head.startswith(("《", "【")) and gap[0] in "》】" and not self._marked)
+            or (table.WIDE_AFTER_BRACKET.fullmatch(gap) and not self._marked)
+            or (
+                table.LABEL_VALUE.match(self._head)
+                and gap[0] in SPACES
+                and gap.lstrip(SPACES) in ("（", "(")
+                and right.isalnum()
+                and not is_han(right)
+            )
             or (
                 table.LIST_MARKER.match(self._head)
                 and (gap.lstrip(SPACES) in ("（", "(") or (gap[-1] in SPACES and right in OPTIONS))
@@ -426,7 +435,8 @@ class PunctuationStream(SpanReader):
             return ""
         clause = re.split(f"[{PAUSES.replace('、', '')}]", tail)[-1]
         asks = "？" if self._asked_politely() else _asks(clause.rstrip("的呀啊"))
-        if asks == "。" and not self._marked and not self._is_sentence():
+        only_lists = not self._marked or not table.STRONG_MARK.search(tail)
+        if asks == "。" and only_lists and not self._is_sentence():
             return ""
         if asks == "？" and last in "）)":
             return ""

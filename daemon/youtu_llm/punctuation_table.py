@@ -104,7 +104,7 @@ CODE_LINE = re.compile(
     |.*\ //\ |[A-Z]{2,5}\ [A-Z]{1,2}\d*,\ ?[#@A-Z\d]|\d{4}[-/]\d\d?[-/]\d\d?,$
     |[A-Za-z_][\w.]*\(["']
     |//|/\*|"{3}|.*=.*\ \#\ |class\ \w+:|\w*(?:Error|Exception|Warning):[ ]
-    |\#include|--\ |@\w+|\$\ |>>>""",
+    |\[\d+\]\ ?[一-鿿]{2,4}(?:\.|,\ )|\#include|--\ |@\w+|\$\ |>>>""",
     re.VERBOSE,
 )
 CSV_HEAD = re.compile(
@@ -146,6 +146,8 @@ SMILE = re.compile(r"[:;]-?(?:\)|\((?!\w)|[DPp](?![A-Za-z0-9]))")
 CLAUSE_END = re.compile(f"[{SPACES}{PAUSES.replace('、', '')}]")
 SENTENCE_END = re.compile(f"[。！？][{CLOSING}]?|(?<!\\b[A-Za-z])[.!?](?= [A-Z{HAN}])")
 NEXT_SEGMENT = re.compile(f"[^{re.escape(GAP_CHARS)}{SPAN_OPENERS}\n]{{1,6}}")
+WIDE_AFTER_BRACKET = re.compile(f"）(?:\u3000|[{SPACES}]{{2,}})")
+STRONG_MARK = re.compile("[，；。！？…]")
 FEW_SPACES = re.compile(f"[{SPACES}]{{0,8}}")
 LEADER = re.compile(r"…{3,}|\.{4,}")
 MARK_RUN = re.compile(r'["“”()（）]|(.)\1*')
