@@ -69,7 +69,8 @@ async def post(settings, *bodies):
     status.change(State.READY)
     client.attach(lambda m: asyncio.get_running_loop().call_soon(send, m), status.hello)
     admission = Admission(LiveConfig(settings, tokenizer=ByteTokenizer()), status)
-    pipeline = Pipeline(admission, client, metrics, ThermalMonitor(Path("/")), ThreadPoolExecutor(1))
+    thermal = ThermalMonitor(Path("/"))
+    pipeline = Pipeline(admission, client, metrics, thermal, ThreadPoolExecutor(1))
     routes = ChatRoutes(pipeline).routes
     access = Access.of(settings.service)
     server = TestServer(make_application(access, metrics, pipeline.admit, routes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from youtu_llm.postprocess import PunctuationStream, punctuate_postprocess
 DATA = Path(__file__).parent / "data"
 CASES = [
     json.loads(line)
-    for line in (DATA / "punctuation_cases.jsonl").read_text(encoding="utf-8").splitlines()
+    for name in ("punctuation_cases.jsonl", "punctuation_cases_2.jsonl")
+    for line in (DATA / name).read_text(encoding="utf-8").splitlines()
 ]
+QUESTIONS = Path(os.environ.get("YOUTU_EVAL_DATA", "")) / "cmath_dev.jsonl"
 
 HAN = "今天天气很好我们去公园玩吗么什呢第一章图表张星期日月"
 MARKS = ",;:!?.，；：！？。、…—-\"'“”‘’()（）《》【】「」"
@@ -137,6 +140,7 @@ def test_a_line_is_unchanged_from_its_kana_or_hangul_on(start: str, rest: str, r
 # Invariant 4.
 @given(any_text, reasons)
 @example("；-\n\n;吗？第一章</tool_call>:（1）|:D>$    （.$$", "stop")
+@example("去公园玩 呢 :", "stop")
 @example("今b,….。.?:…“", "stop")
 def test_repairing_twice_is_repairing_once(text: str, reason: str) -> None:
     repaired = punctuate_postprocess(text, finish_reason=reason)
@@ -249,6 +253,22 @@ def test_well_punctuated_text_is_hardly_held_back() -> None:
 def test_no_soup_breaks_an_invariant(capsys: pytest.CaptureFixture[str]) -> None:
     broken = punctuation.fuzz(2000, seed=1)
     assert broken == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", punctuation.kinds())
+def test_texts_of_a_kind_that_must_stay_are_not_harmed(kind: str) -> None:
+    texts = punctuation.kinds()[kind]
+    allowed = 1 if kind == "verse and lists of words, held out" else 0  # docs/CHINESE.md
+    assert len(punctuation.harmed(texts)) <= allowed
+
+
+@pytest.mark.skipif(
+    not QUESTIONS.is_file(), reason=f"YOUTU_EVAL_DATA names no folder with {QUESTIONS.name}"
+)
+def test_a_question_without_its_mark_hardly_ever_gets_a_full_stop() -> None:
+    marks = punctuation.final_marks(QUESTIONS)
+    assert marks["。"] <= 0.03 * marks.total()
+    assert marks["？"] >= 0.60 * marks.total()
 
 
 def test_the_corpus_figures_hold() -> None:

@@ -1,6 +1,8 @@
 """Measures the punctuation repair: `python -m lab.evals.punctuation WHAT`.
 
 corpus --file F   precision, recall and F1 a mark, on punctuated sentences, one a line
+kinds             harm by kind: texts that must stay as they are (punctuation_kinds.txt)
+questions --file F  final marks of questions whose ？ is cut off, JSON lines with "input"
 fuzz --count N    N random soups of tokens against what must hold for every text
 speed [--file F]  characters a second, microseconds a delta, growth with the input
 """
@@ -8,7 +10,10 @@ speed [--file F]  characters a second, microseconds a delta, growth with the inp
 from __future__ import annotations
 
 import argparse
+import json
 import random
+import re
+import subprocess
 import sys
 import time
 import unicodedata
@@ -22,6 +27,7 @@ from youtu_llm.postprocess import PunctuationStream, punctuate_postprocess
 
 FINAL_MARKS = "。？！"
 MIB = 1 << 20
+KINDS = Path(__file__).with_name("punctuation_kinds.txt")
 
 # What meets in an answer: Chinese, Latin, numbers, every mark the rules name, span openers.
 WORDS = (
@@ -199,6 +205,84 @@ def print_corpus(path: Path) -> None:
         print(f"{mark} from half-width: {score}")
 
 
+Repair = Callable[[list[str]], list[str]]
+
+
+def repair_all(texts: list[str]) -> list[str]:
+    return [punctuate_postprocess(text) for text in texts]
+
+
+def kinds() -> dict[str, list[str]]:
+    """Kind, and half of its texts ("tuned" or "held out") -> texts that must stay unchanged."""
+    found: dict[str, list[str]] = {}
+    for line in KINDS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# ") and line.endswith((", tuned", ", held out")):
+            texts = found[line[2:]] = []
+        else:
+            texts.append(line.replace("⏎", "\n"))
+    return found
+
+
+def harmed(texts: list[str], repair: Repair = repair_all) -> list[str]:
+    return [
+        text
+        for text, repaired in zip(texts, repair(texts), strict=True)
+        if unspaced(repaired) != unspaced(text)
+    ]
+
+
+def unspaced(text: str) -> str:
+    """Without the spaces between Han and Latin, which are house style: other tools put them."""
+    return re.sub("(?<=[一-鿿]) (?=[!-~])|(?<=[!-~]) (?=[一-鿿])", "", text)
+
+
+def repair_by(command: str) -> Repair:
+    """A repair by another tool: it reads a JSON list of texts and writes one."""
+
+    def repair(texts: list[str]) -> list[str]:
+        done = subprocess.run(
+            command, shell=True, input=json.dumps(texts), capture_output=True, text=True, check=True
+        )
+        return list(json.loads(done.stdout))
+
+    return repair
+
+
+def print_kinds(repair: Repair, cases: list[Path]) -> None:
+    """Harm by kind; of the files of cases, how many come out as expected, and harm too."""
+    for kind, texts in kinds().items():
+        changed = harmed(texts, repair)
+        print(f"{kind}: {len(changed)} of {len(texts)} changed", *map(repr, changed[:9]))
+    for path in cases:
+        rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+        rows = [row for row in rows if row["finish_reason"] == "stop"]
+        keep = [row["input"] for row in rows if row["input"] == row["expected"]]
+        mend = [row for row in rows if row["input"] != row["expected"]]
+        repaired = repair([row["input"] for row in mend])
+        right = sum(
+            unspaced(text) == unspaced(row["expected"])
+            for text, row in zip(repaired, mend, strict=True)
+        )
+        print(
+            f"{path.name}: {right} of {len(mend)} repaired,"
+            f" {len(harmed(keep, repair))} of {len(keep)} harmed"
+        )
+
+
+def final_marks(path: Path) -> Counter[str]:
+    """How often each final mark comes ("": none) when the ？ of a question is cut off."""
+    rows = path.read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(row)["input"].rstrip() for row in rows]
+    repaired = [punctuate_postprocess(text[:-1]) for text in texts if text[-1] in "？?"]
+    return Counter(text[-1] if text[-1] in FINAL_MARKS else "" for text in repaired)
+
+
+def print_questions(path: Path) -> None:
+    marks = final_marks(path)
+    for mark, count in marks.most_common():
+        print(f"{mark or 'none'}: {count / marks.total():.4f} of {marks.total()} questions")
+
+
 def held(pieces: list[str]) -> list[int]:
     """After each piece, how many characters the machine holds back."""
     machine, waiting = PunctuationStream(), []
@@ -258,8 +342,10 @@ def print_speed(path: Path | None) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("corpus", "fuzz", "speed"))
+    parser.add_argument("what", choices=("corpus", "kinds", "questions", "fuzz", "speed"))
     parser.add_argument("--file", type=Path, help="punctuated sentences, one a line")
+    parser.add_argument("--by", help="kinds: a command instead of ours, JSON list in and out")
+    parser.add_argument("--cases", type=Path, nargs="*", default=[], help="kinds: files of cases")
     parser.add_argument("--count", type=int, default=100_000, help="soups (default: 100000)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -267,8 +353,12 @@ def main() -> int:
         return 1 if fuzz(options.count, options.seed) else 0
     if options.what == "speed":
         print_speed(options.file)
+    elif options.what == "kinds":
+        print_kinds(repair_by(options.by) if options.by else repair_all, options.cases)
     elif options.file is None:
-        parser.error("corpus needs --file")
+        parser.error(f"{options.what} needs --file")
+    elif options.what == "questions":
+        print_questions(options.file)
     else:
         print_corpus(options.file)
     return 0
