@@ -48,7 +48,7 @@ def build(
     backend = backend or choose(config)
     ops = backend.ops
     if ops.device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(config.memory_fraction, ops.device)
+        torch.cuda.set_per_process_memory_fraction(config.memory_fraction, ops.device.index)
     plan = memory.plan(config, checkpoint, kind, rope_plan, backend)
     if plan.max_model_len < rope_plan.max_positions:
         # The pages hold less than the model reaches: stretch no further than they do.
