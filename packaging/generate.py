@@ -27,7 +27,9 @@ def commands(
     """(words, help, parser) of every command that does something."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for name, sub in action.choices.items():
+            # An alias has the parser of its command.
+            subs = {id(sub): (name, sub) for name, sub in reversed(action.choices.items())}
+            for name, sub in reversed(subs.values()):
                 yield from commands(sub, (*words, name))
             return
     yield words, parser.description or "", parser

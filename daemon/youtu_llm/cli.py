@@ -12,12 +12,13 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from youtu_llm import __version__, paths
 from youtu_llm.errors import ConfigError, YoutuError
+from youtu_llm.tools.commands import models
 from youtu_llm.tools.evals import command as evals
 from youtu_llm.tools.quantize import command as quantize
 
@@ -87,8 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"youtu {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Run, help: str, to: Any = commands) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = to.add_parser(name, help=help, description=help)
+    def command(
+        name: str, run: Run, help: str, to: Any = commands, aliases: Sequence[str] = ()
+    ) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = to.add_parser(
+            name, help=help, description=help, aliases=aliases
+        )
         made.set_defaults(run=run)
         return made
 
@@ -119,11 +124,7 @@ def _parser() -> argparse.ArgumentParser:
             "--config", type=Path, metavar="FILE", help=f"config file (else {paths.config_file()})"
         )
 
-    pull = command("pull", _pull, "download a model")
-    pull.add_argument("name", metavar="NAME")
-    pull.add_argument(
-        "--keep-download", action="store_true", help="leave the raw download in MODELS/.partial"
-    )
+    models.add(command)
     imports = command("import", _import, "make a model from a .gguf file or a model directory")
     imports.add_argument("path", type=Path, metavar="PATH")
     imports.add_argument("--name", help="its name here (else its own)")
@@ -134,7 +135,6 @@ def _parser() -> argparse.ArgumentParser:
         help="of the weights (%(default)s)",
     )
     quantize.add(command("quantize", quantize.run, "make an INT4 model, calibrated on text"))
-    command("models", _models, "list the models on this machine")
 
     setup = command("setup-engine", _setup_engine, "find a Python that sees torch, or make one")
     setup.add_argument("--wheels", type=Path, metavar="DIR", help="install from a folder, offline")
@@ -312,16 +312,6 @@ def _profile_use(args: argparse.Namespace) -> None:
     print(f"The profile {live} is live.")
 
 
-def _pull(args: argparse.Namespace) -> None:
-    from youtu_llm.tools import engine_python
-
-    engine_python.switch()
-    from youtu_llm.tools import store
-
-    path = store.pull(args.name, models_dir=paths.models_dir(), keep_download=args.keep_download)
-    print(path)
-
-
 def _import(args: argparse.Namespace) -> None:
     from youtu_llm.tools import engine_python
 
@@ -355,24 +345,6 @@ def _bench(args: argparse.Namespace) -> None:
         args.json.write_text(bench.as_json(reports) + "\n", encoding="utf-8")
     if args.plot:
         bench.plot(reports, args.plot)
-
-
-def _models(args: argparse.Namespace) -> None:
-    from youtu_llm.tools import model_dir, status
-
-    folder = paths.models_dir()
-    models = model_dir.list_models(folder)
-    if not models:
-        print(f"No models in {folder}: `youtu pull NAME` gets one.")
-        return
-    rows = [
-        (info.name, info.quantization, f"{info.num_bytes / 1e9:.2f} GB", info.license)
-        for info in models
-    ]
-    print(status.table(("NAME", "WEIGHTS", "SIZE", "LICENCE"), rows))
-    for info in models:
-        if info.problem:
-            print(f"youtu: {info.problem}", file=sys.stderr)
 
 
 def _setup_engine(args: argparse.Namespace) -> None:
