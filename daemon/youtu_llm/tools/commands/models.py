@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from youtu_llm import paths
 from youtu_llm.errors import YoutuError
+
+if TYPE_CHECKING:
+    from youtu_llm.tools.catalogue import CatalogueEntry
 
 Command = Callable[..., argparse.ArgumentParser]
 
@@ -44,26 +47,22 @@ def _pull(args: argparse.Namespace) -> None:
     from youtu_llm.tools import engine_python
 
     engine_python.switch()
-    from youtu_llm.tools import store
+    from youtu_llm.tools import importer, store
 
-    entry = store.catalogue().get(args.name)
+    folder, entry = paths.models_dir(), store.catalogue().get(args.name)
+    if entry is not None and not importer.is_sound(folder / args.name):
+        accept(entry, given=args.accept_license)
     path = store.pull(
-        args.name,
-        models_dir=paths.models_dir(),
-        keep_download=args.keep_download,
-        accept_license=entry is not None and is_accepted(entry, given=args.accept_license),
+        args.name, models_dir=folder, keep_download=args.keep_download, accept_license=True
     )
     print(path)
 
 
-def is_accepted(entry: Any, *, given: bool) -> bool:
-    """Whether the catalogue entry may be pulled: it asks for nothing, or is accepted by the
-    option or at the terminal."""
-    if given or not entry.asks or (paths.models_dir() / entry.name).is_dir():
-        return True
-    return sys.stdin.isatty() and confirm(
-        f"Its licence is «{entry.license}», to be read at {entry.sources[0]}. Accept it?"
-    )
+def accept(entry: CatalogueEntry, *, given: bool) -> None:
+    """Ask for a licence that must be accepted, unless the option has. Raises ModelError."""
+    question = f"Its licence is «{entry.license}», to be read at {entry.sources[0]}. Accept it?"
+    if entry.asks and not given and not (sys.stdin.isatty() and confirm(question)):
+        raise entry.not_accepted()
 
 
 def confirm(question: str) -> bool:
