@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,13 @@ def _model_dir(name: str) -> Path:
             f"the model «{name}» is not on this machine: run «youtu pull {name}»,"
             " then reload or restart the service"
         )
+    for file in directory.iterdir():
+        # Otherwise the engine would find out, and be restarted three times for it.
+        if not os.access(file, os.R_OK, effective_ids=True):
+            raise ModelError(
+                f"«{directory.name}/{file.name}» cannot be read by this account: `chmod a+r` it,"
+                " then reload or restart the service"
+            )
     return directory
 
 

@@ -38,8 +38,9 @@ compdef _youtu youtu
 function __youtu_words
 	set -l typed (commandline -opc) (commandline -ct)
 	youtu completion words -- $typed[2..-1] 2>/dev/null
+	or __fish_complete_path (commandline -ct)
 end
-complete -c youtu -a '(__youtu_words)'
+complete -c youtu -f -a '(__youtu_words)'
 """,
 }
 
@@ -50,11 +51,13 @@ def add(command: Command, parser: argparse.ArgumentParser) -> None:
     made.add_argument("typed", nargs="*", metavar="WORD", help=argparse.SUPPRESS)
 
 
-def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.shell in SCRIPTS:
         print(SCRIPTS[args.shell], end="")
-    else:
-        print("\n".join(candidates(parser, args.typed or [""])))
+        return 0
+    found = candidates(parser, args.typed or [""])
+    print("".join(f"{word}\n" for word in found), end="")
+    return 0 if found else 1
 
 
 def candidates(parser: argparse.ArgumentParser, typed: list[str]) -> list[str]:
