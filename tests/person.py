@@ -77,11 +77,11 @@ class Person:
             [*YOUTU, *args], env=self.environ, input=stdin, capture_output=True, text=True
         )
 
-    def serve(self) -> subprocess.Popen[bytes]:
+    def serve(self, model: str = "one") -> subprocess.Popen[bytes]:
         """In the foreground, once it listens."""
         log = (self.folder / "serve.log").open("wb")
         with log:
-            command = [*YOUTU, "serve", "--model", "one", "--port", "0"]
+            command = [*YOUTU, "serve", "--model", model, "--port", "0"]
             process = subprocess.Popen(command, env=self.environ, stderr=log)
         while not self.socket.exists():
             assert process.poll() is None, (self.folder / "serve.log").read_text()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -24,10 +26,18 @@ def daemon_pid(person: Person) -> int:
     return int((person.state / "daemon.pid").read_text())
 
 
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE  # init takes its time
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_run_starts_a_daemon_that_stays_and_stop_ends_it(person: Person) -> None:
     done = person.youtu("run", "one", "你好")
     assert (done.stdout, done.stderr, done.returncode) == ("你好\n", "", 0)
     pid = daemon_pid(person)
+    assert os.getsid(pid) == pid  # no terminal ends it
     assert person.youtu("run", "one", "--max-new-tokens", "3", "again").stdout == "aga\n"
     assert daemon_pid(person) == pid
     assert person.youtu("socket").stdout == f"{person.socket}\n"
@@ -35,7 +45,7 @@ def test_run_starts_a_daemon_that_stays_and_stop_ends_it(person: Person) -> None
     assert (person.state / "daemon.log").stat().st_mode & 0o777 == 0o600
     done = person.youtu("stop")
     assert (done.returncode, done.stdout) == (0, "The daemon has ended.\n")
-    assert not psutil.pid_exists(pid)
+    assert has_ended(pid)
     assert person.youtu("status").returncode == 3
     assert person.youtu("stop").stdout == "No daemon of this account is running.\n"
 
@@ -60,7 +70,7 @@ def test_another_live_model_is_ended_only_when_it_may_be(person: Person) -> None
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("onne", "did you mean one?"),
+        ("phi-3", "did you mean phi-2?"),
         ("nothing-like-it", "`youtu ls --available` list them"),
         ("profile:cra", "did you mean car"),
         ("./nowhere", "it is no model directory"),
@@ -96,6 +106,23 @@ def test_chat_waits_while_the_model_loads(person: Person) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("hello\n", "", 0)
     assert person.youtu("stop").returncode == 0  # one in the foreground too
     assert serving.wait() == 0
+
+
+def test_a_model_that_was_missing_is_loaded_when_it_is_there(person: Person) -> None:
+    serving = person.serve("three")
+    while "state     failed" not in person.youtu("status").stdout:
+        pass
+    assert "the model «three» is not on this machine" in person.youtu("chat", "x").stderr
+    person.make_model("three")
+    assert person.youtu("run", "three", "now").stdout == "now\n"
+    assert person.youtu("stop").returncode == 0
+    assert serving.wait() == 0
+
+
+def test_two_at_once_share_one_daemon(person: Person) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda text: person.youtu("run", "one", text), ("a", "b")))
+    assert [(done.stdout, done.stderr) for done in both] == [("a\n", ""), ("b\n", "")]
 
 
 def test_a_second_serve_names_the_first(person: Person) -> None:
