@@ -412,6 +412,6 @@ BROKEN: tuple[tuple[str | bytes, tuple[str, ...]], ...] = (
     ),
     (
         b"#" * (128 * 1024) + b"\n",
-        ("1:1: a settings file may have 128 KiB at the most",),
+        ("1:1: a settings file may have at most 128 KiB",),
     ),
 )

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.broken_configs import BROKEN
 from youtu_llm import cli, config, paths, yamlsource
-from youtu_llm.config import Loaded, Settings
+from youtu_llm.config import Loaded
 from youtu_llm.errors import ConfigError
-from youtu_llm.settings import fields
+from youtu_llm.settings import Settings, fields
 from youtu_llm.tools import configure
 
 SHIPPED = Path(__file__).parents[1] / "profiles"
@@ -61,7 +61,11 @@ def test_later_layers_win_and_origins_tell(profile_dir: Path) -> None:
         {"service.port": 9001},
     )
     sampling = loaded.settings.sampling
-    assert (sampling.top_k, sampling.temperature, sampling.top_p) == (7, 0.2, 0.6)
+    assert (
+        sampling.options["top_k"],
+        sampling.options["temperature"],
+        sampling.options["top_p"],
+    ) == (7, 0.2, 0.6)
     assert loaded.settings.service.port == 9001
     file = profile_dir.parent / "config.yaml"
     assert {key: origin for key, origin in loaded.origins.items() if origin != "default"} == {
@@ -142,7 +146,6 @@ def test_the_command_exits_78_without_a_traceback(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=12), st.integers(0, len(GOOD)), st.integers(0, 12))
-@settings(max_examples=300, deadline=None)
 def test_a_damaged_file_loads_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int, num_lost: int
 ) -> None:
@@ -183,9 +186,10 @@ def test_the_default_socket_is_checked_too(
 def test_a_profile_chosen_while_running_wins_until_the_next_reload(profile_dir: Path) -> None:
     loaded = load(profile_dir, "profile: car\n", flags={"profile": "factory"})
     car = loaded.again(profile="car")
-    assert (car.settings.sampling.top_k, car.origins["profile"]) == (7, "chosen while running")
+    assert car.settings.sampling.options["top_k"] == 7
+    assert car.origins["profile"] == "selected at run time"
     assert car.again().settings.profile == "factory"
-    with pytest.raises(ConfigError, match="chosen while running: profile: no such profile"):
+    with pytest.raises(ConfigError, match="selected at run time: profile: no such profile"):
         loaded.again(profile="bus")
 
 
@@ -202,13 +206,16 @@ def test_shipped_profiles() -> None:
     assert configure.check(base) == ["car", "education", "factory"]
     car = base.again(profile="car").settings
     assert car.sampling.stop == ("。", "！", "？", "!", "?", "\n")
-    assert (car.sampling.max_new_tokens, car.sampling.temperature) == (64, 0.1)
+    assert (car.sampling.max_new_tokens, car.sampling.options["temperature"]) == (64, 0.1)
     assert (car.engine.max_num_seqs, car.budget.first_word_ms) == (1, 400)
     factory = base.again(profile="factory").settings
-    assert (factory.sampling.temperature, factory.cache) == (0.0, False)
+    assert (factory.sampling.options["temperature"], factory.cache) == (0.0, False)
     assert factory.model.kv_cache_max_page < base.settings.model.kv_cache_max_page
     education = base.again(profile="education").settings
-    assert (education.sampling.temperature, education.sampling.repetition_penalty) == (0.5, 1.2)
+    assert (
+        education.sampling.options["temperature"],
+        education.sampling.options["repetition_penalty"],
+    ) == (0.5, 1.2)
     assert education.context.long_context
     assert education.text.postprocess
 

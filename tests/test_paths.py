@@ -1,50 +1,29 @@
-"""The socket's folder where every account may write."""
+"""From a model's name to its directory: one rule for the service and every tool."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from youtu_llm import paths
-from youtu_llm.errors import ConfigError
-from youtu_llm.service.http import listeners
-from youtu_llm.tools.client import Daemon
+from youtu_llm.errors import ModelError
 
 
-@pytest.fixture
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for /tmp/youtu-UID of an account that has no XDG_RUNTIME_DIR."""
-    folder = tmp_path / "youtu-1"
-    monkeypatch.setattr(paths, "_shared_tmp", lambda: folder)
-    monkeypatch.setattr(paths, "_is_system", lambda: False)
-    return folder
-
-
-def test_a_folder_of_ones_own_is_made_and_taken(shared: Path) -> None:
-    socket = paths.socket_path({})
-    assert socket.parent == shared
-    listeners.unix_socket(socket).close()
-    assert shared.stat().st_mode & 0o777 == 0o700
-    assert Daemon.from_environ({}).host == f"unix://{socket}"
-
-
-@pytest.mark.parametrize("kind", ["open", "link", "file", "foreign"])
-def test_what_another_account_may_have_made_is_refused(
-    shared: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+def test_a_name_is_a_folder_of_models_and_a_slash_makes_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kind == "open":
-        shared.mkdir()
-        shared.chmod(0o777)
-    elif kind == "link":
-        shared.symlink_to(shared.parent)
-    elif kind == "file":
-        shared.touch(0o600)
-    else:
-        shared.mkdir(0o700)
-        monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    with pytest.raises(ConfigError, match="only this account may enter"):
-        Daemon.from_environ({})
-    with pytest.raises(ConfigError, match=r"only this account may enter|cannot listen"):
-        listeners.unix_socket(shared / "youtu.sock")
+    for folder in ("models/mine", "mine"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text("{}")
+    monkeypatch.setenv("YOUTU_MODELS", str(tmp_path / "models"))
+    monkeypatch.chdir(tmp_path)
+    assert paths.find_model("mine") == tmp_path / "models/mine"
+    assert paths.find_model("./mine").samefile(tmp_path / "mine")
+    with pytest.raises(ModelError, match="run «youtu pull other», or name a directory"):
+        paths.find_model("other")
+    with pytest.raises(ModelError, match=r"directory «models» has no config\.json") as refused:
+        paths.find_model(f"{tmp_path}/models")
+    assert str(tmp_path) not in refused.value.message
+    with pytest.raises(ModelError, match=r"cannot be read by this account \(File name too long\)"):
+        paths.find_model(f"./{'m' * 300}")

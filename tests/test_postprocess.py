@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 from lab.evals import punctuation
 from youtu_llm.postprocess import PunctuationStream, punctuate_postprocess
 
+DATA = Path(__file__).parent / "data"
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parent / "data/punctuation_cases.jsonl")
-    .read_text(encoding="utf-8")
-    .splitlines()
+    for line in (DATA / "punctuation_cases.jsonl").read_text(encoding="utf-8").splitlines()
 ]
-CORPUS = Path(__file__).parents[2] / "shared/data/zh_gsdsimp_dev.txt"
 
 HAN = "今天天气很好我们去公园玩吗么什呢第一章图表张星期日月"
 MARKS = ",;:!?.，；：！？。、…—-\"'“”‘’()（）《》【】「」"
@@ -253,11 +251,8 @@ def test_no_soup_breaks_an_invariant(capsys: pytest.CaptureFixture[str]) -> None
     assert broken == 0, capsys.readouterr().out
 
 
-@pytest.mark.skipif(
-    not CORPUS.exists(), reason=f"the corpus ../shared/data/{CORPUS.name} is not here"
-)
 def test_the_corpus_figures_hold() -> None:
-    got = punctuation.corpus(CORPUS)
+    got = punctuation.corpus(DATA / "zh_gsdsimp_dev.txt")
     assert got.unchanged_sentences >= 0.995
     assert got.final_right >= 0.94
     assert got.commas.precision >= 0.99

@@ -1,4 +1,4 @@
-"""Files that are whole after a power cut: the old content or the new, never neither."""
+"""Atomic writes: after a power cut a file has its old content or its new one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 
 def replace(file: Path, data: bytes) -> None:
-    """Write `data` as the whole content of `file`, in a folder that exists; when it returns
-    the disk has it. Owner and mode of a file that is replaced stay. Raises OSError."""
+    """Write `data` as the whole content of `file`, in a folder that exists, and sync it to
+    disk. A replaced file keeps its owner and mode. Raises OSError."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:
         with open(descriptor, "wb") as stream:

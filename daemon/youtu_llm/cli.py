@@ -30,19 +30,9 @@ Run = Callable[[argparse.Namespace], "int | None"]
 
 NOT_READY = 3
 
-# What `youtu chat` may set of a request; the rest is the live profile's.
-CHAT_OPTIONS: dict[str, type] = {
-    "max_new_tokens": int,
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "repetition_penalty": float,
-    "seed": int,
-}
-
 
 def main(argv: list[str] | None = None) -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # packaging/main.py took it off
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # packaging/main.py removes it
     _open_standard_streams()
     try:
         args = _parser().parse_args(argv)
@@ -58,9 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # its reader left, and needs no message
+        if not isinstance(error, BrokenPipeError):  # the reader of the pipe has ended
             print(f"youtu: {error.strerror or error}{_named(error)}", file=sys.stderr)
-        # Python flushes stdout once more at exit: let that go nowhere.
+        # Python flushes stdout again at exit: discard that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -105,47 +95,53 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = command("serve", _serve, "run the daemon")
     _add_settings(serve)
-    talk.add(command, CHAT_OPTIONS)
+    talk.add(command)
     command("ps", _ps, "list the running requests")
-    status = command("status", _status, "say how the daemon is; exit status 3 unless ready")
-    status.add_argument("--json", action="store_true", help="/health as it is")
+    status = command("status", _status, "show the daemon's state; exit status 3 unless ready")
+    status.add_argument("--json", action="store_true", help="print the JSON of /health")
 
     configs = group("config", "show and check the configuration")
     check = command("check", _config_check, "check the configuration and every profile", configs)
-    show = command("show", _config_show, "print each value and where it came from", configs)
-    command("schema", _config_schema, "print the JSON schema for editors", configs)
+    show = command("show", _config_show, "print each value and its origin", configs)
+    command("schema", _config_schema, "print the JSON schema, for editors", configs)
 
     profiles = group("profile", "list, show and switch scenario profiles")
     ls = command("ls", _profile_ls, "list the profiles", profiles)
-    show_profile = command("show", _profile_show, "print a profile's file", profiles)
-    show_profile.add_argument("name", nargs="?", metavar="PROFILE", help="else the live one")
-    use = command("use", _profile_use, "make a profile live, now and from now on", profiles)
+    show_profile = command("show", _profile_show, "print the file of a profile", profiles)
+    show_profile.add_argument("name", nargs="?", metavar="PROFILE", help="(default: the live one)")
+    use = command("use", _profile_use, "switch to a profile, now and for later starts", profiles)
     use.add_argument("name", metavar="PROFILE")
     for reader in (serve, check, show, ls, show_profile, use):
         reader.add_argument(
-            "--config", type=Path, metavar="FILE", help=f"config file (else {paths.config_file()})"
+            "--config", type=Path, metavar="FILE", help=f"config file ({paths.config_file()})"
         )
 
     models.add(command)
-    imports = command("import", _import, "make a model from a .gguf file or a model directory")
+    imports = command("import", _import, "convert a .gguf file or a model directory")
     imports.add_argument("path", type=Path, metavar="PATH")
-    imports.add_argument("--name", help="its name here (else its own)")
+    imports.add_argument("--name", help="name of the new model (default: that of PATH)")
     imports.add_argument(
         "--dtype",
         choices=("int4", "float16", "bfloat16", "float32"),
         default="int4",
-        help="of the weights (%(default)s)",
+        help="data type of the weights (%(default)s)",
     )
-    quantize.add(command("quantize", quantize.run, "make an INT4 model, calibrated on text"))
+    quantize.add(command("quantize", quantize.run, "quantize a model to INT4, calibrated on text"))
 
-    setup = command("setup-engine", _setup_engine, "find a Python that sees torch, or make one")
-    setup.add_argument("--wheels", type=Path, metavar="DIR", help="install from a folder, offline")
-    setup.add_argument("--index-url", default="", metavar="URL", help="package index of torch")
-    setup.add_argument("--path", type=Path, metavar="DIR", help="where (else /opt/youtu/engine)")
-    setup.add_argument("--yes", action="store_true", help="do not ask")
-    setup.add_argument("--dry-run", action="store_true", help="only say what it would do")
+    setup = command(
+        "setup-engine", _setup_engine, "find or create a Python with torch for the engine"
+    )
+    setup.add_argument(
+        "--wheels", type=Path, metavar="DIR", help="install from this folder, offline"
+    )
+    setup.add_argument("--index-url", default="", metavar="URL", help="package index for torch")
+    setup.add_argument(
+        "--path", type=Path, metavar="DIR", help="where to create it (/opt/youtu/engine)"
+    )
+    setup.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    setup.add_argument("--dry-run", action="store_true", help="only print what it would do")
     daemon.add(command)
-    _add_bench(command("bench", _bench, "measure the running daemon as its clients see it"))
+    _add_bench(command("bench", _bench, "measure the running daemon from the client side"))
     completion.add(command, parser)
     evals.add(command, group("eval", "measure the quality of a model's answers"))
     return parser
@@ -159,14 +155,20 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
     add("--profile", "profile", "scenario profile", metavar="PROFILE")
     add("--model", "model.name", "a model's name or directory", metavar="MODEL")
-    add("--kv-cache-max-page", "model.kv_cache_max_page", "most cache pages", type=int, metavar="N")
+    add(
+        "--kv-cache-max-page",
+        "model.kv_cache_max_page",
+        "most pages of the KV cache",
+        type=int,
+        metavar="N",
+    )
     add("--device", "engine.device", "auto, cpu or cuda", metavar="NAME")
     add("--threads", "engine.threads", "CPU threads of the engine", type=int, metavar="N")
     add("--socket", "service.socket", "path of the Unix socket", type=os.path.abspath)
     add("--host", "service.host", "TCP address to listen on")
-    add("--port", "service.port", "TCP port, 0 for none", type=int, metavar="N")
+    add("--port", "service.port", "TCP port; 0: none", type=int, metavar="N")
     add("--streaming", "text.streaming", "stream answers", action=argparse.BooleanOptionalAction)
-    add("--no-cache", "cache", "write no caches to disk", action="store_false")
+    add("--no-cache", "cache", "do not write caches to disk", action="store_false")
     add(
         "--enable-long-context",
         "context.long_context",
@@ -181,13 +183,15 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
             flag, type=evals.positive, default=default, metavar="N", help=f"{help} (%(default)s)"
         )
 
-    number("--requests", 100, "requests a server gets")
-    number("--prompt-tokens", 512, "length of a prompt")
-    number("--new-tokens", 128, "length of an answer")
+    number("--requests", 100, "number of requests")
+    number("--prompt-tokens", 512, "tokens of a prompt")
+    number("--new-tokens", 128, "tokens of an answer")
     number("--concurrency", 1, "requests at the same time")
-    parser.add_argument("--against", metavar="URL", help="another server, measured in turns")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture there (.png)")
+    parser.add_argument(
+        "--against", metavar="URL", help="another server; the two are measured alternately"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot them to FILE (.png)")
 
 
 def _serve(args: argparse.Namespace) -> int | None:
@@ -229,7 +233,7 @@ def _config_check(args: argparse.Namespace) -> None:
     names = configure.check(loaded)
     file = loaded.sources.config_file
     source = file if file and file.exists() else "no config file, the defaults"
-    print(f"ok: {source}; profile {loaded.settings.profile}; also good: {', '.join(names)}")
+    print(f"ok: {source}; profile {loaded.settings.profile}; also valid: {', '.join(names)}")
 
 
 def _config_show(args: argparse.Namespace) -> None:
@@ -265,7 +269,7 @@ def _profile_use(args: argparse.Namespace) -> None:
     from youtu_llm.tools import configure
     from youtu_llm.tools.client import RELOAD_TIMEOUT_S, Daemon, NothingListens, Refused
 
-    vars(args)["profile"] = args.name  # checked as if it were a flag, before it is written
+    vars(args)["profile"] = args.name  # checked like a flag before it is written
     file = _load(args).sources.config_file
     assert file is not None
     undo = configure.set_value(file, "profile", args.name)
@@ -283,9 +287,9 @@ def _profile_use(args: argparse.Namespace) -> None:
         raise YoutuError(f"{error.message}. {file} is as it was before") from error
     if live != args.name:
         raise YoutuError(
-            f"the daemon on {daemon.host} stays with the profile {live}: it reads another config"
-            " file, or its --profile flag or YOUTU_PROFILE overrules it."
-            f" {file} keeps {args.name} for a start without them"
+            f"the daemon on {daemon.host} keeps the profile {live}: it reads another config"
+            " file, or its --profile flag or YOUTU_PROFILE has precedence."
+            f" {file} now sets {args.name} for a start without them"
         )
     print(f"The profile {live} is live.")
 

@@ -20,42 +20,12 @@ from pydantic import ValidationError
 
 from youtu_llm import explain, paths, yamlsource
 from youtu_llm.errors import ConfigError
-from youtu_llm.settings import (
-    SECRETS,
-    BoundsSection,
-    BudgetSection,
-    ContextSection,
-    EngineSection,
-    ModelSection,
-    SamplingSection,
-    ServiceSection,
-    SessionsSection,
-    Settings,
-    TextSection,
-    conflicts,
-    fields,
-)
+from youtu_llm.settings import SECRETS, Settings, conflicts, fields
 from youtu_llm.yamlsource import KeyPath, Place, Problem, dotted
-
-__all__ = [
-    "BoundsSection",
-    "BudgetSection",
-    "ContextSection",
-    "EngineSection",
-    "Loaded",
-    "ModelSection",
-    "SamplingSection",
-    "ServiceSection",
-    "SessionsSection",
-    "Settings",
-    "TextSection",
-    "load",
-    "profiles",
-]
 
 NO_PROFILE = "default"  # the name of having no profile file
 
-# Facts of a machine: switching the scenario must not move its doors or open them.
+# Facts of a machine: switching the scenario must not move or expose its listeners.
 NOT_IN_PROFILES = frozenset(
     {
         "profile",
@@ -98,15 +68,15 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """`origins` says of each dotted key where its value came from."""
+    """`origins`: dotted key -> where its value comes from."""
 
     settings: Settings
     origins: Mapping[str, str]
     sources: Sources
 
     def again(self, *, profile: str | None = None) -> Loaded:
-        """Read the files anew. `profile` is a choice made while the daemon runs: it wins over
-        every layer, until the next call. Raises ConfigError and changes nothing."""
+        """Read the files again. `profile`, selected at run time, has precedence over every
+        layer until the next call. Raises ConfigError and changes nothing."""
         return _load(replace(self.sources, profile=profile))
 
 
@@ -136,7 +106,7 @@ def load(
 
 
 def profiles(profile_dirs: Iterable[Path]) -> dict[str, Path]:
-    """Name -> file of every profile; of two of one name the earlier folder's."""
+    """Name -> file of every profile; for equal names the earlier folder's."""
     files = [path for folder in profile_dirs for path in sorted(folder.glob("*.yaml"))]
     found = {path.stem: path for path in reversed(files) if path.stem != NO_PROFILE}
     return dict(sorted(found.items()))
@@ -144,9 +114,9 @@ def profiles(profile_dirs: Iterable[Path]) -> dict[str, Path]:
 
 @dataclass(slots=True)
 class _Layer:
-    """What one source sets. `keys` and `places` say where each key and its value stand."""
+    """What one source sets; `keys` and `places` are where each key and its value stand."""
 
-    label: str = ""  # said before the place: "profile car"
+    label: str = ""  # printed before the place: "profile car"
     values: dict[str, Any] = field(default_factory=dict)
     keys: Mapping[KeyPath, Place | str] = field(default_factory=dict)
     places: Mapping[KeyPath, Place | str] = field(default_factory=dict)
@@ -188,7 +158,7 @@ def _error(problems: Iterable[Problem]) -> ConfigError:
 
 
 def _machine_layer(environ: Mapping[str, str]) -> _Layer:
-    """The defaults that depend on who runs the daemon."""
+    """The defaults that depend on the account."""
     path = ("service", "socket")
     layer = _Layer(keys={path: "default"}, places={path: "default"})
     _put(layer.values, path, str(paths.socket_path(environ)))
@@ -208,14 +178,14 @@ def _is_missing(file: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError:
-        pass  # there, and out of reach: reading it says so
+        pass  # it exists but is unreadable: reading it reports that
     return False
 
 
 def _file_layer(file: Path, label: str = "") -> _Layer:
     document = yamlsource.read(file)
     sections = {key.partition(".")[0] for key in fields() if "." in key}
-    values = {  # a section whose keys are all commented out says nothing
+    values = {  # a section whose keys are all commented out sets nothing
         key: value
         for key, value in document.values.items()
         if not (value is None and key in sections)
@@ -224,7 +194,7 @@ def _file_layer(file: Path, label: str = "") -> _Layer:
 
 
 def _profile_layer(upper: Sequence[_Layer], profile_dirs: Sequence[Path]) -> _Layer:
-    """The file of the profile that the upper layers choose."""
+    """The file of the profile that the upper layers select."""
     name, chooser = NO_PROFILE, _Layer()
     for layer in upper:
         if "profile" in layer.values:
@@ -281,7 +251,7 @@ def _flag_layer(sources: Sources) -> _Layer:
         _put(layer.values, _path(key), value)
     if sources.profile is not None:
         _put(layer.values, ("profile",), sources.profile)
-        places["profile",] = "chosen while running"
+        places["profile",] = "selected at run time"
     layer.keys = layer.places = places
     return layer
 
@@ -290,9 +260,9 @@ def _flag_layer(sources: Sources) -> _Layer:
 
 
 def _problems(layer: _Layer) -> list[Problem]:
-    """All that is wrong with one layer, taken by itself, from its top to its end."""
+    """Every problem of one layer by itself, in the order of its lines."""
     problems = list(layer.problems)
-    told = {str(problem.where) for problem in problems}
+    reported = {str(problem.where) for problem in problems}
     keys = (*fields(), *Settings.model_fields)
     try:
         Settings.model_validate(layer.values)
@@ -306,7 +276,7 @@ def _problems(layer: _Layer) -> list[Problem]:
                 # A variable's or a flag's place is that of its whole value.
                 where = layer.places.get(path) or layer.places[path[:2]]
                 message = explain.value_error(error, secret=dotted(path) in SECRETS)
-            if str(where) not in told:
+            if str(where) not in reported:
                 problems.append(Problem(where, dotted(path), message))
     return sorted(problems, key=lambda problem: problem.order)
 

@@ -1,7 +1,7 @@
-"""One exception tree. Each class says what an API client sees and what a person should do.
+"""One exception tree. Each class defines what an API client sees.
 
 `code` is the API's string code, `status` the HTTP status, `retryable` whether the same
-request may succeed later. Messages are for people: they name the thing and the remedy.
+request may succeed later. Messages are for users: they name the problem and the remedy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class YoutuError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error that this project raises itself."""
 
     code = "internal_error"
     status = 500
@@ -32,14 +32,14 @@ class ConfigError(YoutuError):
 
 
 class ModelError(YoutuError):
-    """A model is missing, corrupt or not supported. Trying again does not heal it."""
+    """A model is missing, corrupt or not supported. Retrying does not help."""
 
     code = "model_error"
     status = 503
 
 
 class DownloadError(YoutuError):
-    """A model could not be fetched: no network, no such file, not the promised bytes."""
+    """A model could not be fetched: no network, no such file, wrong size or checksum."""
 
     code = "download_failed"
     status = 503

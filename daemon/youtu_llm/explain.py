@@ -1,4 +1,4 @@
-"""Pydantic's errors in the words of someone who edits a settings file."""
+"""Pydantic's errors as messages for the editor of a settings file."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def value_error(error: Mapping[str, Any], *, secret: bool = False) -> str:
 
 
 def nearest_key(path: KeyPath, keys: Collection[str]) -> str | None:
-    """The setting that was probably meant by an unknown one: a slip in its name, or the
-    right name in the wrong section."""
+    """The setting an unknown key probably stands for: a misspelt name, or the right name
+    in the wrong section."""
     section, name = dotted(path[:-1]), str(path[-1]).lower().replace("-", "_")
     siblings = [key for key in keys if key.rpartition(".")[0] == section]
     by_name = {key.rpartition(".")[2]: key for key in (*keys, *siblings)}
@@ -73,7 +73,7 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 
 
 def show(value: Any) -> str:
-    """A value as it would stand in the file, cut short."""
+    """A value as it would stand in the file, truncated."""
     if isinstance(value, Mapping):
         return "a group of keys"
     if value is None:

@@ -1,6 +1,6 @@
 """youtu.json, a model's manifest: the size and SHA-256 of every file, and the check of them.
 
-A model without one, a directory that somebody else made, cannot be checked.
+A model without one, such as a directory from elsewhere, cannot be checked.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Manifest(msgspec.Struct, frozen=True):
     license: str
     source: str
     files: dict[str, File]
-    license_accepted: str = ""  # when, of one that asks for it: ISO 8601
+    license_accepted: str = ""  # when, of a licence that must be: ISO 8601
 
 
 class _Version(msgspec.Struct):
@@ -39,7 +39,7 @@ class _Version(msgspec.Struct):
 
 
 def read(model_dir: Path) -> Manifest:
-    """Raises ModelError if there is none, or none that can be understood."""
+    """Raises ModelError if it is missing, damaged or of another format version."""
     path = model_dir / MANIFEST
     try:
         data = path.read_bytes()
@@ -75,7 +75,7 @@ def check_sizes(model_dir: Path, manifest: Manifest) -> None:
 
 
 def check_digests(model_dir: Path, manifest: Manifest) -> None:
-    """Reads every file. Raises ModelError naming the first that is not as it was written."""
+    """Reads every file. Raises ModelError naming the first whose content changed."""
     for name, wanted in manifest.files.items():
         digest = sha256_of(model_dir / name)
         if digest != wanted.sha256:
@@ -86,14 +86,14 @@ def check_digests(model_dir: Path, manifest: Manifest) -> None:
 
 
 class Check:
-    """The check of a model that is being loaded: sizes at once, digests in a thread beside it."""
+    """The check of a model that is being loaded: sizes first, digests in a thread meanwhile."""
 
     def __init__(self, model_dir: Path) -> None:
         """Raises ModelError."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         self._digests = None
         has_manifest = (model_dir / MANIFEST).exists()
-        # Names all files together.
+        # Identifies all files together.
         self.digest = sha256_of(model_dir / MANIFEST) if has_manifest else identity(model_dir)
         if has_manifest:
             manifest = read(model_dir)
@@ -118,7 +118,7 @@ def sha256_of(path: Path) -> str:
 
 
 def identity(model_dir: Path) -> str:
-    """Names the files of a model without reading them: names, sizes and times."""
+    """Identifies the files of a model without reading them, by names, sizes and times."""
     files = sorted((*model_dir.glob("*.safetensors"), *model_dir.glob("*.json")))
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -1,9 +1,9 @@
-"""Where things lie on this machine, in one place.
+"""Where files are on this machine, in one place.
 
 The machine's own accounts (UID below 1000: root, and `youtu` under systemd) use the system's
-folders, a person uses folders of their own:
+folders; a user has folders of their own:
 
-              system                      person
+              system                      user
 config        /etc/youtu/config.yaml      ~/.config/youtu/config.yaml
 profiles      /etc/youtu/profiles         ~/.config/youtu/profiles, then the system's
 socket        /run/youtu/youtu.sock       $XDG_RUNTIME_DIR/youtu/youtu.sock, or /tmp/youtu-UID/
@@ -11,7 +11,7 @@ models        /var/lib/youtu/models       ~/.local/share/youtu/models
 state         /var/lib/youtu/state        ~/.local/state/youtu
 
 YOUTU_CONFIG and YOUTU_MODELS name another config file and model folder. Nothing here is
-created: whoever writes makes the folder.
+created: the code that writes makes the folder.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from youtu_llm.errors import ConfigError
+from youtu_llm.errors import ConfigError, ModelError
 
-FIRST_PERSON_UID = 1000  # below it are the machine's own accounts
+FIRST_USER_UID = 1000  # below it are the machine's own accounts
 SYSTEM_CONFIG = Path("/etc/youtu")
 SYSTEM_PROFILES = Path("/usr/share/youtu/profiles")
 SYSTEM_SOCKET = Path("/run/youtu/youtu.sock")
@@ -40,7 +40,7 @@ def config_file(environ: Environ = os.environ) -> Path:
 
 
 def profile_dirs(environ: Environ = os.environ) -> tuple[Path, ...]:
-    """Folders of profiles; of two files of one name the earlier folder's counts."""
+    """Folders of profiles; for equal names the earlier folder's file is used."""
     dirs = (_config_dir(environ), SYSTEM_CONFIG)
     return (*(folder / "profiles" for folder in dict.fromkeys(dirs)), *_shipped_profiles())
 
@@ -92,19 +92,41 @@ def models_dir(environ: Environ = os.environ) -> Path:
 
 
 def model_dir(name: str) -> Path:
-    """A model by its name, or a directory with a slash."""
+    """Where a model is: `name` is a directory if it has a slash, else a name in `models_dir`."""
     return Path(name) if "/" in name else models_dir() / name
 
 
+def find_model(name: str) -> Path:
+    """`model_dir`, checked. Raises ModelError, which shows no path, if no model can be read."""
+    directory = model_dir(name)
+    try:
+        if (directory / "config.json").is_file():
+            return directory
+    except OSError as error:
+        raise ModelError(
+            f"the model directory «{directory.name}» cannot be read by this account"
+            f" ({error.strerror}): move it to where it can be read, or change its rights"
+        ) from error
+    if "/" in name:
+        raise ModelError(
+            f"the model directory «{directory.name}» has no config.json: name a model directory,"
+            " or a model that «youtu models» shows"
+        )
+    raise ModelError(
+        f"the model «{name}» is not on this machine: run «youtu pull {name}», or name a directory"
+        " with a slash, like «./mine»"
+    )
+
+
 def state_dir(environ: Environ = os.environ) -> Path:
-    """What the daemon itself must remember over a reboot."""
+    """State of the daemon that survives a reboot."""
     if _is_system():
         return SYSTEM_DATA / "state"
     return _home(environ, "XDG_STATE_HOME", ".local/state")
 
 
 def _is_system() -> bool:
-    return os.geteuid() < FIRST_PERSON_UID
+    return os.geteuid() < FIRST_USER_UID
 
 
 def _config_dir(environ: Environ) -> Path:

@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from youtu_llm.sampling import SamplingParams as SamplingParams
+
 PROTOCOL_VERSION = 1
 PAGE_SIZE = 256  # tokens of one cache page
 MAX_FRAME_BYTES = 16 << 20  # the longest prompt is 131072 ids of at most 5 bytes
@@ -26,22 +28,8 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 Phase = Literal["starting", "loading", "idle", "step"]
 
 
-class SamplingParams(msgspec.Struct, frozen=True):
-    """How tokens are chosen. `temperature` 0 is greedy, exact and reproducible."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int = 0  # 0: off
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None  # None: the engine draws one
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False  # for benchmarks: run to max_new_tokens
-
-
 class EngineConfig(msgspec.Struct, frozen=True):
-    """What the engine needs to know to load: the service's config boiled down.
+    """What the engine needs to know to load: derived from the service's settings.
 
     Zero or None means «let the engine decide from the model and the hardware».
     """
@@ -60,7 +48,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
     long_context: bool = False
     window_tokens: int = 0  # rolling window of a sequence; 0: none
     prefix_cache: bool = True
-    cache_idle_s: float = 300.0  # an idle engine forgets unpinned prefixes after so long
+    cache_idle_s: float = 300.0  # an idle engine drops unpinned prefixes after so long
     pinned_prefix_ids: tuple[int, ...] = ()  # a profile's system prompt, prefilled at start
 
 
@@ -68,7 +56,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
 
 
 class Configure(msgspec.Struct, tag=True, frozen=True):
-    """First message: the engine loads and answers `Hello`, or `Fatal` and exits."""
+    """First message: the engine loads and sends `Hello`, or sends `Fatal` and exits."""
 
     config: EngineConfig
     protocol_version: int = PROTOCOL_VERSION
@@ -78,7 +66,7 @@ class Add(msgspec.Struct, tag=True, frozen=True):
     id: str
     prompt_ids: tuple[int, ...]
     params: SamplingParams
-    priority: int = 0  # a higher one is computed first and may displace lower ones
+    priority: int = 0  # higher is admitted first and may preempt lower ones
 
 
 class Abort(msgspec.Struct, tag=True, frozen=True):
@@ -86,7 +74,7 @@ class Abort(msgspec.Struct, tag=True, frozen=True):
 
 
 class Pin(msgspec.Struct, tag=True, frozen=True):
-    """Another system prompt: prefill it when there is room and keep it instead of the last."""
+    """A new system prompt: prefill it when pages are free; it replaces the last one."""
 
     prompt_ids: tuple[int, ...]
 
@@ -102,7 +90,7 @@ class PageStats(msgspec.Struct, frozen=True):
     used: int = 0
     free: int = 0
     limit: int = 0
-    limit_by: str = ""  # kv_cache_max_page, memory or context: which bound was the least
+    limit_by: str = ""  # kv_cache_max_page, memory or context: the limit that applies
     cached: int = 0  # of the free ones, how many still hold a reusable prefix
 
 
@@ -117,7 +105,7 @@ class MemoryStats(msgspec.Struct, frozen=True):
 
 
 class Hello(msgspec.Struct, tag=True, frozen=True):
-    """Loaded and able to answer. The service refuses what exceeds these limits itself."""
+    """The engine is ready. The service itself refuses requests that exceed these limits."""
 
     architecture: str
     backend: str
@@ -129,17 +117,17 @@ class Hello(msgspec.Struct, tag=True, frozen=True):
     load_s: float
     pages: PageStats
     memory: MemoryStats
-    degraded: tuple[str, ...] = ()  # what is not as it should be, for /health
+    degraded: tuple[str, ...] = ()  # fallbacks in use, for /health
     plan: str = ""  # the printed memory plan
-    model_digest: str = ""  # names the model's files: another one, another model
+    model_digest: str = ""  # identifies the model's files
     protocol_version: int = PROTOCOL_VERSION
 
 
 class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
-    cached_tokens: int = 0  # of the prompt, taken from shared pages
+    cached_tokens: int = 0  # prompt tokens served from cached prefix pages
     completion_tokens: int = 0
-    dropped_tokens: int = 0  # fell out of the rolling window
+    dropped_tokens: int = 0  # dropped from the rolling window
     queue_s: float = 0.0  # from Add to the first step that computed it
 
 
@@ -174,7 +162,7 @@ class Heartbeat(msgspec.Struct, tag=True, frozen=True):
 
 
 class Fatal(msgspec.Struct, tag=True, frozen=True):
-    """The engine cannot go on and exits. `heals` false: another start would fail the same way."""
+    """The engine must exit. `heals` false: another start would fail the same way."""
 
     code: str
     message: str

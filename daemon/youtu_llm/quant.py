@@ -33,7 +33,7 @@ def load_awq_model(
     model twice. Returns the engine's model: `forward(batch, cache)` gives float32 logits.
 
     Raises ModelError, naming file and tensor, for a checkpoint that is not whole, for shapes that
-    don't fit its config, and where it is not quantised as the arguments say: other bits, other
+    don't fit its config, and where its quantisation is not that of the arguments: other bits, other
     groups, without zero points, or in the layouts gemv, gemv_fast or marlin.
     """
     path = Path(model_path)
@@ -52,5 +52,5 @@ def load_awq_model(
     for key, value in wanted.items():
         found = quantization.get(key, value)
         if found != value:
-            raise ModelError(f"{path} is quantised with {key} {found}, and {value} was asked for")
+            raise ModelError(f"{path} is quantised with {key} {found}, not with {value}")
     return load(checkpoint, ops or choose(EngineConfig(str(path))).ops)

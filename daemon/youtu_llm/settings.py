@@ -1,27 +1,49 @@
 """What can be configured: config.yaml and profiles as frozen models with bounds.
 
 A profile is the same tree with only what differs from the defaults; `config.load` puts the
-layers together. What is derived from config and hardware does not live here but in the
-engine's plan.
+layers together. What is derived from config and hardware is in the engine's plan.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from ipaddress import ip_address
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
 from pydantic.fields import FieldInfo
+
+from youtu_llm.sampling import MAX_NEW_TOKENS, OPTIONS
 
 MAX_SOCKET_BYTES = 107  # sun_path of unix(7), without its final NUL
 SECRETS = frozenset({"service.api_key"})  # dotted keys never shown
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 HostName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def with_options(*, optional: bool = False) -> Callable[[type[M]], type[M]]:
+    """Adds a field for each sampling option to a model. `optional`: None if it is left out."""
+    added: dict[str, Any] = {}
+    for name, (kind, option) in OPTIONS.items():
+        default = None if optional else option.default
+        field = Field(
+            default, ge=option.ge, gt=option.gt, le=option.le, description=option.description
+        )
+        added[name] = (kind | None if optional else kind, field)
+
+    def add(model: type[M]) -> type[M]:
+        made = create_model(model.__name__, __base__=model, __module__=model.__module__, **added)
+        made.__doc__ = model.__doc__
+        return made
+
+    return add
 
 
 class Section(BaseModel):
@@ -33,14 +55,14 @@ class ModelSection(Section):
         "qwen2.5-coder-0.5b",
         min_length=1,
         max_length=200,
-        description="A model's name in the model folder, or the path of a model directory.",
+        description="Name of a model in the model folder, or path of a model directory.",
     )
     kv_cache_max_page: int = Field(
         2048,
         ge=1,
         le=1_000_000,
-        description="Most pages (256 tokens each) the cache may take. Memory or context may"
-        " allow less; /health says which bound holds.",
+        description="Most pages (256 tokens each) of the KV cache. Memory or context may"
+        " allow fewer; /health shows which limit applies.",
     )
 
 
@@ -48,28 +70,35 @@ class EngineSection(Section):
     python: str = Field(
         "",
         max_length=400,
-        description="The Python that runs the engine and sees torch. Empty: the daemon's own.",
+        description="The Python that runs the engine and can import torch. Empty: the daemon's.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device that runs the model."
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="Type of activations and cache."
+        "auto", description="Data type of activations and KV cache."
     )
     kernels: Literal["auto", "native", "reference"] = Field(
         "auto",
-        description="Native kernels, or the plain torch operations they are checked against.",
+        description="Native kernels, or the plain torch operations they are tested against.",
     )
     threads: int = Field(0, ge=0, le=256, description="CPU threads of the engine. 0: all cores.")
     memory_fraction: float = Field(
-        0.7, gt=0.0, le=1.0, description="Share of the device's memory the engine may take."
+        0.7, gt=0.0, le=1.0, description="Share of the device's memory that the engine may use."
     )
     memory_limit_bytes: int = Field(
-        0, ge=0, le=1 << 44, description="A fixed cap instead of the fraction. 0: none."
+        0, ge=0, le=1 << 44, description="A fixed limit instead of the fraction. 0: none."
     )
-    max_num_seqs: int = Field(8, ge=1, le=256, description="Answers computed at the same time.")
+    max_num_seqs: int = Field(
+        8, ge=1, le=256, description="Most answers generated at the same time."
+    )
     max_step_tokens: int = Field(
-        512, ge=16, le=8192, description="Token budget of one step; longer prompts go in chunks."
+        512,
+        ge=16,
+        le=8192,
+        description="Most tokens of one step; longer prompts are split into chunks.",
     )
-    prefix_cache: bool = Field(True, description="Compute requests with the same prefix once.")
+    prefix_cache: bool = Field(True, description="Reuse the KV cache of shared prompt prefixes.")
 
 
 class ServiceSection(Section):
@@ -77,12 +106,12 @@ class ServiceSection(Section):
         "/run/youtu/youtu.sock",
         pattern=r"^/",
         max_length=100,
-        description="Path of the Unix socket. A person's own daemon has it in their run folder.",
+        description="Path of the Unix socket. A user's own daemon has it in $XDG_RUNTIME_DIR.",
     )
     host: str = Field("127.0.0.1", max_length=255, description="TCP address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="TCP port. 0: no TCP listener.")
     api_key: str = Field(
-        "", max_length=256, description="Bearer key for TCP. Needed to listen beyond loopback."
+        "", max_length=256, description="Bearer key for TCP. Required to listen beyond loopback."
     )
     allowed_hosts: tuple[HostName, ...] = Field(
         ("localhost", "127.0.0.1", "[::1]"),
@@ -90,82 +119,82 @@ class ServiceSection(Section):
         description="Host headers accepted over TCP.",
     )
     allowed_origins: tuple[HostName, ...] = Field(
-        (), max_length=32, description="Origins a browser page may call from (CORS)."
+        (), max_length=32, description="Origins of browser pages that may call (CORS)."
     )
     queue_size: int = Field(
-        32, ge=0, le=10_000, description="Requests that may wait; beyond that 429 with Retry-After."
+        32,
+        ge=0,
+        le=10_000,
+        description="Most waiting requests; more are answered 429 with Retry-After.",
     )
     restart_on_failure: bool = Field(True, description="Restart a crashed engine.")
     max_restart_rate: str = Field(
         "3/300",
         pattern=r"^[0-9]{1,3}/[1-9][0-9]{0,5}$",
-        description="Most engine restarts in how many seconds; beyond that the state is «failed».",
+        description="RESTARTS/SECONDS: after more engine restarts the state is «failed».",
     )
     engine_silence_s: float = Field(
-        20.0, ge=1.0, le=600.0, description="An engine silent for so long is killed and restarted."
+        20.0,
+        ge=1.0,
+        le=600.0,
+        description="Heartbeat timeout, after which the engine is restarted.",
     )
     load_timeout_s: float = Field(
-        300.0, ge=5.0, le=3600.0, description="Longest time an engine may take to load."
+        300.0, ge=5.0, le=3600.0, description="Longest time that loading the engine may take."
     )
     drain_timeout_s: float = Field(
-        25.0, ge=0.0, le=600.0, description="How long answers may finish after SIGTERM."
+        25.0, ge=0.0, le=600.0, description="Time for running answers to finish after SIGTERM."
     )
 
 
+@with_options()
 class SamplingSection(Section):
     """Defaults of a request; `bounds` limits what a request may ask for."""
 
-    max_new_tokens: int = Field(256, ge=1, le=131_072, description="Longest answer, in tokens.")
-    temperature: float = Field(0.4, ge=0.0, le=2.0, description="0: greedy.")
-    top_k: int = Field(20, ge=0, le=1000, description="Keep the k likeliest tokens. 0: off.")
-    top_p: float = Field(
-        0.8, gt=0.0, le=1.0, description="Keep the likeliest tokens up to this sum."
-    )
-    min_p: float = Field(
-        0.0, ge=0.0, le=1.0, description="Drop tokens under this share of the likeliest one's odds."
-    )
-    repetition_penalty: float = Field(
-        1.05, ge=0.5, le=2.0, description="Above 1: less likely to say a token again."
-    )
-    seed: int | None = Field(
-        None, ge=0, le=(1 << 63) - 1, description="The same seed and prompt give the same answer."
+    max_new_tokens: int = Field(
+        256, ge=1, le=MAX_NEW_TOKENS, description="Longest answer, in tokens."
     )
     stop: tuple[StopString, ...] = Field(
-        (), max_length=8, description="Strings that end an answer; they are not part of it."
+        (), max_length=8, description="Strings that end an answer; not part of it."
     )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The sampling options by their names."""
+        return {name: getattr(self, name) for name in OPTIONS}
 
 
 class BoundsSection(Section):
     max_new_tokens: int = Field(
-        4096, ge=1, le=131_072, description="Most a request may ask for; more is refused."
+        4096, ge=1, le=MAX_NEW_TOKENS, description="Most new tokens a request may ask for."
     )
     max_prompt_tokens: int = Field(
-        131_072, ge=1, le=131_072, description="Longest prompt taken, in tokens."
+        131_072, ge=1, le=131_072, description="Longest prompt accepted, in tokens."
     )
     request_time_s: float = Field(
-        600.0, gt=0, le=86_400, description="A request that takes longer ends with what it has."
+        600.0, gt=0, le=86_400, description="Time limit of a request; its answer is cut off there."
     )
     repetition_tokens: int = Field(
         0,
         ge=0,
         le=1024,
-        description="An answer whose last so many tokens repeat one phrase ends. 0: never.",
+        description="End an answer when so many last tokens repeat a phrase. 0: never.",
     )
     max_celsius: int = Field(
         0,
         ge=0,
         le=150,
-        description="With a part of the board hotter than this, one answer at a time. 0: no limit.",
+        description="Above this temperature one answer runs at a time. 0: no limit.",
     )
 
 
 class TextSection(Section):
     system_prompt: str = Field(
-        "", max_length=16_384, description="Put before a conversation that brings none of its own."
+        "",
+        max_length=16_384,
+        description="System prompt of conversations that have none of their own.",
     )
-    enable_thinking: bool = Field(
-        False, description="For models with a thinking mode: let them think first."
-    )
+    enable_thinking: bool = Field(False, description="Thinking mode, for models that have one.")
     postprocess: bool = Field(False, description="Repair Chinese punctuation in the answer.")
     streaming: bool = Field(
         True, description="Stream /chat answers unless a request says otherwise."
@@ -177,37 +206,40 @@ class ContextSection(Section):
         0,
         ge=0,
         le=131_072,
-        description="Prompt and answer together. 0: what the model was made for.",
+        description="Most tokens of prompt and answer. 0: the model's own limit.",
     )
     long_context: bool = Field(
-        False, description="Extend the model's context by RoPE scaling as the model allows."
+        False, description="Extend the context by RoPE scaling, as far as the model allows."
     )
     window_tokens: int = Field(
-        0, ge=0, le=131_072, description="Beyond this the oldest text is forgotten. 0: never."
+        0, ge=0, le=131_072, description="Rolling window: older tokens are dropped. 0: no window."
     )
 
 
 class SessionsSection(Section):
-    """Conversations that the daemon keeps."""
+    """Conversations kept in the daemon."""
 
     max_sessions: int = Field(
-        32, ge=1, le=10_000, description="Beyond this the one unused for longest is forgotten."
+        32,
+        ge=1,
+        le=10_000,
+        description="Most sessions; beyond that the least recently used is dropped.",
     )
     max_tokens: int = Field(
         0,
         ge=0,
         le=131_072,
-        description="Beyond this a conversation's oldest turns are forgotten. 0: the context's"
-        " bound only.",
+        description="Most tokens of a conversation; beyond that its oldest turns are dropped."
+        " 0: the context's limit.",
     )
     idle_s: float = Field(
-        1800.0, ge=1.0, le=604_800.0, description="A conversation unused for so long is forgotten."
+        1800.0, ge=1.0, le=604_800.0, description="A conversation unused for so long is dropped."
     )
     interruption_note: str = Field(
         "",
         max_length=200,
-        description="Put behind an answer that was interrupted, for the model to know. Empty:"
-        " it isn't told.",
+        description="Appended to an interrupted answer, so that the model sees it was cut off."
+        " Empty: nothing.",
     )
 
 
@@ -216,7 +248,7 @@ class BudgetSection(Section):
         0,
         ge=0,
         le=600_000,
-        description="Promised time to the first word; misses are counted. 0: none.",
+        description="Target for the time to first token; misses are counted. 0: none.",
     )
 
 
@@ -254,7 +286,7 @@ def fields() -> Mapping[str, FieldInfo]:
 
 
 def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(keys, what is wrong) of values that are fine alone and not together."""
+    """(keys, what is wrong) of values that are valid alone but not together."""
     service, context = settings.service, settings.context
     num_new, bound = settings.sampling.max_new_tokens, settings.bounds.max_new_tokens
     if service.port and not _is_loopback(service.host):

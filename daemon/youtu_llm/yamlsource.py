@@ -49,7 +49,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One error for a person: where it stands, the dotted key, what is wrong."""
+    """One error: its place, the dotted key, what is wrong."""
 
     where: Place | str
     key: str
@@ -66,7 +66,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Document:
-    """What a file says. With problems, `values` holds what could be read all the same."""
+    """The content of a file. With problems, `values` holds what could still be read."""
 
     file: str
     values: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Document:
 
 
 def read(path: Path) -> Document:
-    """Parse a file. That it cannot be read is one of its problems."""
+    """Parse a file. A file that cannot be read has that as its problem."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -93,7 +93,7 @@ def parse(data: bytes, file: str) -> Document:
     """
     document = Document(file)
     if len(data) > MAX_BYTES:
-        message = f"a settings file may have {MAX_BYTES // 1024} KiB at the most"
+        message = f"a settings file may have at most {MAX_BYTES // 1024} KiB"
         document.problems.append(Problem(Place(file, 1, 1), "", message))
         return document
     try:
@@ -125,8 +125,8 @@ def dotted(path: KeyPath) -> str:
 
 
 class _Reader:
-    """Builds the values from the parser's events. After a syntax error the events just end,
-    so what stood before it is kept."""
+    """Builds the values from the parser's events. After a syntax error the events end, and
+    what came before it is kept."""
 
     def __init__(self, document: Document, text: str) -> None:
         self.document = document

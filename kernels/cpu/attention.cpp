@@ -371,21 +371,20 @@ int32_t mla_expanded(const Mla& m, int s) {
 
 }  // namespace
 
-int32_t youtu_mla_attention(void* out, const void* q, const void* kv_b, int32_t group,
-                            const youtu_step* step, int32_t num_heads, int32_t nope_dim,
-                            int32_t rope_dim, int32_t v_dim, int32_t rank, int32_t layer,
-                            float scale, void*) {
-  if (nope_dim % 16 || rope_dim % 16 || v_dim % 16 || rank % 16 || (group && rank % group) ||
-      num_heads > kAttendRows || rank + rope_dim > 1024 || step->cache_width != rank + rope_dim)
+int32_t youtu_mla_attention(const youtu_mla_attention_args* args, const youtu_step* step, void*) {
+  const youtu_mla_attention_args& a = *args;
+  if (a.nope_dim % 16 || a.rope_dim % 16 || a.v_dim % 16 || a.rank % 16 ||
+      (a.group && a.rank % a.group) || a.num_heads > kAttendRows || a.rank + a.rope_dim > 1024 ||
+      step->cache_width != a.rank + a.rope_dim)
     return YOUTU_EINVAL;
   Mla m{};
   m.step = step;
-  m.kv_b = kv_b;
-  m.group = group, m.heads = num_heads, m.nope = nope_dim, m.rope = rope_dim;
-  m.v_dim = v_dim, m.rank = rank, m.layer = layer;
-  m.scale = scale;
-  m.q = static_cast<const float*>(q);
-  m.out = static_cast<float*>(out);
+  m.kv_b = a.kv_b;
+  m.group = a.group, m.heads = a.num_heads, m.nope = a.nope_dim, m.rope = a.rope_dim;
+  m.v_dim = a.v_dim, m.rank = a.rank, m.layer = a.layer;
+  m.scale = a.scale;
+  m.q = static_cast<const float*>(a.q);
+  m.out = static_cast<float*>(a.out);
   const auto most = static_cast<int>(kSharedBytes / 2 / absorbed_bytes(m));
   for (int s = 0; s < step->num_seqs;) {
     if (query_len(*step, s) > std::min(kExpandTokens, most)) {

@@ -283,8 +283,9 @@ double check_mla(int group, int dtype, const std::vector<Span>& spans) {
   std::vector<float> y(static_cast<int64_t>(tokens) * heads * v_dim);
   constexpr float kScale = 0.02f;
   Error error;
-  error.failed(youtu_mla_attention(y.data(), q.data(), kv_b, group, &data.step, heads, nope, rope,
-                                   v_dim, rank, Paged::kLayer, kScale, nullptr));
+  const youtu_mla_attention_args args = {y.data(), q.data(), kv_b, group,         heads, nope,
+                                         rope,     v_dim,    rank, Paged::kLayer, kScale};
+  error.failed(youtu_mla_attention(&args, &data.step, nullptr));
   for (size_t s = 0; s < spans.size(); s++)
     for (int h = 0; h < heads; h++) {
       std::vector<double> expanded(static_cast<int64_t>(spans[s].context) * (nope + v_dim), 0.0);

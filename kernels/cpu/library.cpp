@@ -1,24 +1,11 @@
-// Which instruction set, whether it computes right, and the state of the library.
+// Chooses an instruction set and proves it.
 
-#include <sys/mman.h>
-
-#include <cmath>
 #include <cstring>
 
 #include "checks.h"
 #include "engine.h"
 
 namespace youtu {
-
-Engine engine;
-
-float half_to_float(uint16_t half) {
-  const int sign = half >> 15, exponent = half >> 10 & 31, mantissa = half & 1023;
-  float value = exponent ? std::ldexp(1024.0f + static_cast<float>(mantissa), exponent - 25)
-                         : std::ldexp(static_cast<float>(mantissa), -24);
-  if (exponent == 31) value = mantissa ? NAN : INFINITY;
-  return sign ? -value : value;
-}
 
 namespace {
 

@@ -6,6 +6,17 @@
 
 #define GROUP 128 /* values of k that share a scale */
 
+/* Dynamic shared memory of a block: the host asks for it, the device code asserts that it fits.
+ * T4 has 64 KiB, static shared memory included. */
+#define ATTEND_SHARED_BYTES 62016 /* mla_attend: AttendShared */
+/* int4_linear_norm: rows of k values, each padded by 8, and the norm's gains. */
+#define STAGE_STRIDE(k) ((k) + 8)
+#define STAGED_SHARED_BYTES(rows, k) (((rows) * STAGE_STRIDE(k) + (k)) * 2)
+#define MAX_STAGED_SHARED_BYTES STAGED_SHARED_BYTES(8, 3072)
+/* int4_gemm: two buffers of 64 values a token, padded by 8. */
+#define GEMM_STRIDE (64 + 8)
+#define GEMM_SHARED_BYTES(tokens) (2 * (tokens) * GEMM_STRIDE * 2)
+
 /* An INT4 weight [n, k] in tile order. A tile is 16 rows; a chunk is 64 values of k.
  *
  *   words   [tiles][chunks][32 lanes] of 16 bytes: lane (g, t) = (lane / 4, lane % 4) holds, in

@@ -4,7 +4,7 @@ NVRTC comes from the PyPI wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-
 needs no GPU and no CUDA toolkit. What CUDA 13 makes would not load on JetPack 6.
 For every line of archs.txt it writes OUT/ARCH.bin (machine code for sm_*, PTX for compute_*); then
 OUT/resources.txt.
-`compile.py --check` tells by its exit status whether the wheels are there.
+`compile.py --check` exits with 1 if a wheel is missing.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 #include <initializer_list>
 
-#include "youtu_kernels.h"
+#include "args.h"
 
 // --- device code, as compile.py made it
 
@@ -41,8 +41,6 @@ const char* const kernel_names[NUM_KERNELS] = {
 using Result = int;  // CUresult: 0 is success
 enum { MULTIPROCESSOR_COUNT = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76 };
 enum { MAX_DYNAMIC_SHARED_BYTES = 8, PREFERRED_SHARED_PERCENT = 9 };
-// T4 has 64 KiB, static shared memory included.
-constexpr int ATTEND_SHARED = 62016, STAGED_SHARED = (8 * (3072 + 8) + 3072) * 2;
 
 struct Attribute {  // CUlaunchAttribute
   int id;
@@ -132,9 +130,9 @@ int32_t driver_load(const char* isa) {
   const struct {
     Kernel kernel;
     int bytes;
-  } large[] = {{K_mla_attend, ATTEND_SHARED},
-               {K_int4_linear_norm, STAGED_SHARED},
-               {K_int4_linear_norm_gated, STAGED_SHARED}};
+  } large[] = {{K_mla_attend, ATTEND_SHARED_BYTES},
+               {K_int4_linear_norm, MAX_STAGED_SHARED_BYTES},
+               {K_int4_linear_norm_gated, MAX_STAGED_SHARED_BYTES}};
   for (const auto& [kernel, bytes] : large)
     if (driver.func_set_attribute(functions[kernel], MAX_DYNAMIC_SHARED_BYTES, bytes))
       return YOUTU_EUNSUPPORTED;

@@ -8,7 +8,10 @@
 // GATED: a warp's tiles are 16 gates and their 16 ups, so a block has 64 outputs.
 template <int N, bool GATED>
 static __device__ __forceinline__ void int4_gemm(const LinearArgs& a) {
-  constexpr int TOKENS = 16 * N, STRIDE = 64 + 8, LOADS = TOKENS / 32, OUT = GATED ? 64 : 128;
+  constexpr int TOKENS = 16 * N, STRIDE = GEMM_STRIDE, LOADS = TOKENS / 32;
+  constexpr int OUT = GATED ? 64 : 128;
+  static_assert(TOKENS * (OUT + 8) * sizeof(half) <= GEMM_SHARED_BYTES(TOKENS),
+                "outputs use the buffers of the activations: change GEMM_SHARED_BYTES in args.h");
   extern __shared__ __align__(16) half shared[];
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int warp_n = threadIdx.x / 32 % 4, warp_t = threadIdx.x / 128;

@@ -55,7 +55,7 @@ template <int SHARE>
 static __device__ __forceinline__ void stage_rows(half* staged, const half* gains,
                                                   const LinearArgs& a, int first, int rows) {
   __shared__ float squares[8];
-  const int warp = threadIdx.x / 32, r = warp / SHARE, stride = a.w.k + 8;
+  const int warp = threadIdx.x / 32, r = warp / SHARE, stride = STAGE_STRIDE(a.w.k);
   const int lane = warp % SHARE * 32 + threadIdx.x % 32, vectors = a.w.k / 8;
   const int64_t row = first + r;
   const uint4* x = reinterpret_cast<const uint4*>(static_cast<const half*>(a.x) + row * a.x_stride);
@@ -126,7 +126,7 @@ static __device__ __forceinline__ void int4_linear(const LinearArgs& a) {
   const int tile = blockIdx.x + part * gridDim.x, groups = a.w.k / GROUP;
   const int first = blockIdx.y * 8, rows = min(8, a.num_tokens - first);
   const half* x = static_cast<const half*>(a.x) + (first + g) * a.x_stride + t * 16;
-  if (NORM) x = staged + g * (a.w.k + 8) + t * 16;
+  if (NORM) x = staged + g * STAGE_STRIDE(a.w.k) + t * 16;
 
   grid_launch_next();
   Weights weights[UNROLL];
@@ -135,7 +135,7 @@ static __device__ __forceinline__ void int4_linear(const LinearArgs& a) {
     const int group = warp + u * WARPS;
     if (group < groups) load_weights(weights[u], a.w, tile, group);
   }
-  half* gains = staged + rows * (a.w.k + 8);
+  half* gains = staged + rows * STAGE_STRIDE(a.w.k);
   if (NORM) {
     for (int i = threadIdx.x; i < a.w.k / 8; i += 256)
       reinterpret_cast<uint4*>(gains)[i] = __ldg(static_cast<const uint4*>(a.norm) + i);

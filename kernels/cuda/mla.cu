@@ -147,6 +147,7 @@ struct AttendShared {
   half weights[16][40];
   float correction[16];
 };
+static_assert(sizeof(AttendShared) == ATTEND_SHARED_BYTES, "change ATTEND_SHARED_BYTES in args.h");
 
 // Blocks: (split, row, 16 heads). Eight warps: scores by 4 x 8 tokens and 2 halves of the
 // width; weights by 2 heads; sums by 64 values of the latent.

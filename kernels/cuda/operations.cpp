@@ -13,8 +13,6 @@ constexpr int64_t PARTIAL_VALUES = 256 * 8192;   // of all splits of a slab
 constexpr int MAX_HEADS = 64, MAX_ARGMAX_ROWS = 1024;
 constexpr int MLA_RANK = 512, MLA_ROPE = 64, MLA_NOPE = 128, MLA_VALUE = 128;
 constexpr int64_t QUERY_VALUES = int64_t(SLAB_ROWS) * 16 * (MLA_RANK + MLA_ROPE);
-constexpr int MAX_STAGED_BYTES = (8 * (3072 + 8) + 3072) * 2;
-constexpr int MLA_ATTEND_SHARED = 62016;  // sizeof(AttendShared) in mla.cu
 constexpr float LOG2_E = 1.4426950408889634f;
 
 struct Workspace {  // device memory
@@ -50,7 +48,7 @@ int32_t gemm(const LinearArgs& args, bool gated, void* stream) {
   const Kernel kernel = gated ? (large ? K_int4_gemm_gated_128 : K_int4_gemm_gated_64)
                               : (large ? K_int4_gemm_128 : K_int4_gemm_64);
   return driver_launch(kernel, {width, divide_up(args.num_tokens, tokens)}, 256, &args, stream,
-                       2 * tokens * (64 + 8) * 2);
+                       GEMM_SHARED_BYTES(tokens));
 }
 
 // Query rows of one launch, and parts of the context so that the blocks fill the device.
@@ -124,20 +122,18 @@ int32_t youtu_int4_gated(void* y, const void* x, const void* packed, const void*
   return gemm(args, true, stream);
 }
 
-int32_t youtu_int4_norm_linear(void* y, void* x_out, const void* x, const void* delta,
-                               const void* norm, const void* packed, const void* bias,
-                               int32_t num_tokens, int32_t n, int32_t k, int32_t group,
-                               int32_t gated, int64_t x_stride, float eps, void* stream) {
-  if (!takes_int4(n, k, group) || !aligned(x) || !aligned(delta) || !aligned(x_out) ||
-      !aligned(norm) || x_stride % 8 || (delta && !x_out) || (gated && n % 32))
+int32_t youtu_int4_norm_linear(const youtu_int4_norm_linear_args* args, void* stream) {
+  const youtu_int4_norm_linear_args& a = *args;
+  if (!takes_int4(a.n, a.k, a.group) || !aligned(a.x) || !aligned(a.delta) || !aligned(a.x_out) ||
+      !aligned(a.norm) || a.x_stride % 8 || (a.delta && !a.x_out) || (a.gated && a.n % 32))
     return YOUTU_EINVAL;
-  const LinearArgs args = {int4_of(packed, n, k), y,    x,        delta,      x_out,
-                           norm,                  bias, x_stride, num_tokens, eps};
-  const Grid grid = {tiles_of(gated ? n / 2 : n), divide_up(num_tokens, 8)};
-  const Kernel kernel = gated ? K_int4_linear_norm_gated : K_int4_linear_norm;
-  const int32_t shared = (std::min(num_tokens, 8) * (k + 8) + k) * 2;
-  if (shared > MAX_STAGED_BYTES) return YOUTU_EINVAL;
-  return driver_launch(kernel, grid, 256, &args, stream, shared);
+  const LinearArgs linear = {int4_of(a.packed, a.n, a.k), a.y,    a.x,        a.delta,      a.x_out,
+                             a.norm,                      a.bias, a.x_stride, a.num_tokens, a.eps};
+  const Grid grid = {tiles_of(a.gated ? a.n / 2 : a.n), divide_up(a.num_tokens, 8)};
+  const Kernel kernel = a.gated ? K_int4_linear_norm_gated : K_int4_linear_norm;
+  const int32_t shared = STAGED_SHARED_BYTES(std::min(a.num_tokens, 8), a.k);
+  if (shared > MAX_STAGED_SHARED_BYTES) return YOUTU_EINVAL;
+  return driver_launch(kernel, grid, 256, &linear, stream, shared);
 }
 
 int32_t youtu_int8_linear(void* y, const void* x, const void* weight, const void* scales,
@@ -252,6 +248,15 @@ int32_t youtu_gqa_attention(void* out, const void* q, int64_t q_stride, const yo
 
 namespace {
 
+template <class Args>
+AttendArgs mla_attend_args(const Args& a) {
+  AttendArgs attend = {};
+  attend.q = a.q, attend.out = a.out, attend.num_heads = a.num_heads;
+  attend.kv_b = int4_of(a.kv_b, a.num_heads * (MLA_NOPE + MLA_VALUE), MLA_RANK);
+  attend.layer = a.layer, attend.scale = a.scale * LOG2_E;
+  return attend;
+}
+
 int32_t mla(AbsorbArgs args, const youtu_step* step, void* stream) {
   AttendArgs& attend = args.attend;
   if (!takes_step(*step) || step->cache_width != MLA_RANK + MLA_ROPE || attend.num_heads % 16 ||
@@ -271,7 +276,7 @@ int32_t mla(AbsorbArgs args, const youtu_step* step, void* stream) {
                                    &args, stream);
     if (!status)
       status = driver_launch(K_mla_attend, {slab.splits, attend.num_rows, heads / 16}, 256,
-                             &attend, stream, MLA_ATTEND_SHARED);
+                             &attend, stream, ATTEND_SHARED_BYTES);
     if (!status)
       status = driver_launch(K_mla_output, {heads * (MLA_VALUE / 16), eights}, 256, &attend,
                              stream);
@@ -286,62 +291,45 @@ int32_t youtu_mla_rope_cache(void* q, const void* latent, int64_t latent_stride,
                              const void* sin, int32_t rope_dim, int32_t interleaved,
                              const youtu_step* step, int32_t num_heads, int32_t q_dim,
                              int32_t layer, void* stream) {
-  return youtu_mla_norm_rope_cache(q, latent, nullptr, latent_stride, cos, sin, rope_dim,
-                                   interleaved, step, num_heads, q_dim, layer, 0, stream);
+  const youtu_mla_norm_rope_cache_args args = {
+      q, latent, nullptr, cos, sin, latent_stride, rope_dim, interleaved, num_heads, q_dim, layer, 0};
+  return youtu_mla_norm_rope_cache(&args, step, stream);
 }
 
-int32_t youtu_mla_norm_rope_cache(void* q, const void* latent, const void* norm,
-                                  int64_t latent_stride, const void* cos, const void* sin,
-                                  int32_t rope_dim, int32_t interleaved, const youtu_step* step,
-                                  int32_t num_heads, int32_t q_dim, int32_t layer, float eps,
-                                  void* stream) {
+int32_t youtu_mla_norm_rope_cache(const youtu_mla_norm_rope_cache_args* args,
+                                  const youtu_step* step, void* stream) {
   if (!takes_step(*step)) return YOUTU_EINVAL;
-  const RopeArgs args = {*step,
-                         q,
-                         latent,
-                         norm,
-                         static_cast<const float*>(cos),
-                         static_cast<const float*>(sin),
-                         latent_stride,
-                         rope_dim,
-                         interleaved,
-                         num_heads,
-                         0,
-                         q_dim,
-                         layer,
-                         eps};
-  return driver_launch(K_mla_rope_cache, {step->num_tokens}, 256, &args, stream);
+  RopeArgs rope = {};
+  rope.step = *step, rope.q = args->q, rope.latent = args->latent, rope.norm = args->norm;
+  rope.cos = static_cast<const float*>(args->cos), rope.sin = static_cast<const float*>(args->sin);
+  rope.latent_stride = args->latent_stride, rope.rope_dim = args->rope_dim;
+  rope.interleaved = args->interleaved, rope.num_heads = args->num_heads;
+  rope.head_dim = args->q_dim, rope.layer = args->layer, rope.eps = args->eps;
+  return driver_launch(K_mla_rope_cache, {step->num_tokens}, 256, &rope, stream);
 }
 
-int32_t youtu_mla_attention(void* out, const void* q, const void* kv_b, int32_t group,
-                            const youtu_step* step, int32_t num_heads, int32_t nope_dim,
-                            int32_t rope_dim, int32_t v_dim, int32_t rank, int32_t layer,
-                            float scale, void* stream) {
-  if (nope_dim != MLA_NOPE || rope_dim != MLA_ROPE || v_dim != MLA_VALUE || rank != MLA_RANK ||
-      group != GROUP)
+int32_t youtu_mla_attention(const youtu_mla_attention_args* args, const youtu_step* step,
+                            void* stream) {
+  const youtu_mla_attention_args& a = *args;
+  if (a.nope_dim != MLA_NOPE || a.rope_dim != MLA_ROPE || a.v_dim != MLA_VALUE ||
+      a.rank != MLA_RANK || a.group != GROUP)
     return YOUTU_EINVAL;
-  AbsorbArgs args = {};
-  args.attend.q = q, args.attend.out = out, args.attend.num_heads = num_heads;
-  args.attend.kv_b = int4_of(kv_b, num_heads * (MLA_NOPE + MLA_VALUE), MLA_RANK);
-  args.attend.layer = layer, args.attend.scale = scale * LOG2_E;
-  return mla(args, step, stream);
+  AbsorbArgs absorb = {};
+  absorb.attend = mla_attend_args(a);
+  return mla(absorb, step, stream);
 }
 
-int32_t youtu_mla_decode(void* out, const void* q, const void* latent, const void* norm,
-                         const void* kv_b, int64_t latent_stride, const void* cos,
-                         const void* sin, int32_t interleaved, int32_t group,
-                         const youtu_step* step, int32_t num_heads, int32_t layer, float scale,
-                         float eps, void* stream) {
-  if (group != GROUP || !norm || latent_stride % 2) return YOUTU_EINVAL;
-  AbsorbArgs args = {};
-  args.attend.q = q, args.attend.out = out, args.attend.num_heads = num_heads;
-  args.attend.kv_b = int4_of(kv_b, num_heads * (MLA_NOPE + MLA_VALUE), MLA_RANK);
-  args.attend.layer = layer, args.attend.scale = scale * LOG2_E;
-  RopeArgs& rope = args.rope;
-  rope.step = *step, rope.latent = latent, rope.norm = norm, rope.latent_stride = latent_stride;
-  rope.cos = static_cast<const float*>(cos), rope.sin = static_cast<const float*>(sin);
-  rope.rope_dim = MLA_ROPE, rope.interleaved = interleaved, rope.layer = layer, rope.eps = eps;
-  return mla(args, step, stream);
+int32_t youtu_mla_decode(const youtu_mla_decode_args* args, const youtu_step* step, void* stream) {
+  const youtu_mla_decode_args& a = *args;
+  if (a.group != GROUP || !a.norm || a.latent_stride % 2) return YOUTU_EINVAL;
+  AbsorbArgs absorb = {};
+  absorb.attend = mla_attend_args(a);
+  RopeArgs& rope = absorb.rope;
+  rope.step = *step, rope.latent = a.latent, rope.norm = a.norm;
+  rope.latent_stride = a.latent_stride;
+  rope.cos = static_cast<const float*>(a.cos), rope.sin = static_cast<const float*>(a.sin);
+  rope.rope_dim = MLA_ROPE, rope.interleaved = a.interleaved, rope.layer = a.layer, rope.eps = a.eps;
+  return mla(absorb, step, stream);
 }
 
 int32_t youtu_cache_gather(void* y, const youtu_step* step, int32_t sequence, int32_t count,

@@ -3,6 +3,7 @@
  * Plain C ABI, called through ctypes. Every operation returns 0 or a YOUTU_E* code; none
  * allocates, none reads the environment, and only youtu_init keeps a pointer.
  * The last argument of an operation is the stream (CUstream on CUDA, ignored on the CPU).
+ * Arguments of a call that would have more than 12 are a struct, NAME_args.
  *
  * Shapes are row-major: T tokens (rows) of a step, H query heads, G key/value heads, D values a
  * head. `void*` activations have the backend's type (float32 on the CPU); a `stride` counts
@@ -17,7 +18,7 @@
 extern "C" {
 #endif
 
-#define YOUTU_KERNELS_ABI 4
+#define YOUTU_KERNELS_ABI 5
 #define YOUTU_OK 0
 #define YOUTU_EINVAL 1       /* a shape the kernel does not take */
 #define YOUTU_EUNSUPPORTED 2 /* the machine lacks what was asked for */
@@ -151,20 +152,46 @@ YOUTU_API int32_t youtu_mla_rope_cache(void* q, const void* latent, int64_t late
 /* q [T, H, nope + rope], kv_b [H (nope + v_dim), rank] -> out [T, H v_dim]. kv_b is packed INT4, or
  * in the activations' type if group is 0. rank, nope, rope and v_dim are multiples of 16, rank of
  * the group; the cache's width is rank + rope. */
-YOUTU_API int32_t youtu_mla_attention(void* out, const void* q, const void* kv_b, int32_t group,
-                                      const youtu_step* step, int32_t num_heads, int32_t nope_dim,
-                                      int32_t rope_dim, int32_t v_dim, int32_t rank, int32_t layer,
-                                      float scale, void* stream);
+typedef struct youtu_mla_attention_args {
+  void* out;
+  const void* q;
+  const void* kv_b;
+  int32_t group;
+  int32_t num_heads;
+  int32_t nope_dim;
+  int32_t rope_dim;
+  int32_t v_dim;
+  int32_t rank;
+  int32_t layer;
+  float scale;
+} youtu_mla_attention_args;
+
+YOUTU_API int32_t youtu_mla_attention(const youtu_mla_attention_args* args, const youtu_step* step,
+                                      void* stream);
 
 /* --- CUDA only */
 
 /* y [T, n] = rms_norm(x + delta) W^T + bias; when gated, y [T, n / 2] = silu(first half of the
  * outputs) * second half. delta may be null; with it, x_out [T, k] = x + delta, not in place.
  * k at most 3072. */
-YOUTU_API int32_t youtu_int4_norm_linear(void* y, void* x_out, const void* x, const void* delta,
-                                         const void* norm, const void* packed, const void* bias,
-                                         int32_t num_tokens, int32_t n, int32_t k, int32_t group,
-                                         int32_t gated, int64_t x_stride, float eps, void* stream);
+typedef struct youtu_int4_norm_linear_args {
+  void* y;
+  void* x_out;
+  const void* x;
+  const void* delta;
+  const void* norm;
+  const void* packed;
+  const void* bias;
+  int64_t x_stride;
+  int32_t num_tokens;
+  int32_t n;
+  int32_t k;
+  int32_t group;
+  int32_t gated;
+  float eps;
+} youtu_int4_norm_linear_args;
+
+YOUTU_API int32_t youtu_int4_norm_linear(const youtu_int4_norm_linear_args* args, void* stream);
 
 /* y [T, n / 2] = silu(first half of the outputs) * second half, of y = x W^T + bias. For more rows
  * than YOUTU_FEW_ROWS. */
@@ -185,18 +212,44 @@ YOUTU_API int32_t youtu_advance(int64_t* ids, int64_t* positions, int64_t* slots
                                 int32_t* turn, int32_t num_rows, void* stream);
 
 /* youtu_mla_rope_cache of a latent whose first part is normalised with `norm` [rank] first. */
-YOUTU_API int32_t youtu_mla_norm_rope_cache(void* q, const void* latent, const void* norm,
-                                            int64_t latent_stride, const void* cos,
-                                            const void* sin, int32_t rope_dim, int32_t interleaved,
-                                            const youtu_step* step, int32_t num_heads,
-                                            int32_t q_dim, int32_t layer, float eps, void* stream);
+typedef struct youtu_mla_norm_rope_cache_args {
+  void* q;
+  const void* latent;
+  const void* norm;
+  const void* cos;
+  const void* sin;
+  int64_t latent_stride;
+  int32_t rope_dim;
+  int32_t interleaved;
+  int32_t num_heads;
+  int32_t q_dim;
+  int32_t layer;
+  float eps;
+} youtu_mla_norm_rope_cache_args;
+
+YOUTU_API int32_t youtu_mla_norm_rope_cache(const youtu_mla_norm_rope_cache_args* args,
+                                            const youtu_step* step, void* stream);
 
 /* youtu_mla_norm_rope_cache and youtu_mla_attention in one; q stays as it is. */
-YOUTU_API int32_t youtu_mla_decode(void* out, const void* q, const void* latent, const void* norm,
-                                   const void* kv_b, int64_t latent_stride, const void* cos,
-                                   const void* sin, int32_t interleaved, int32_t group,
-                                   const youtu_step* step, int32_t num_heads, int32_t layer,
-                                   float scale, float eps, void* stream);
+typedef struct youtu_mla_decode_args {
+  void* out;
+  const void* q;
+  const void* latent;
+  const void* norm;
+  const void* kv_b;
+  const void* cos;
+  const void* sin;
+  int64_t latent_stride;
+  int32_t interleaved;
+  int32_t group;
+  int32_t num_heads;
+  int32_t layer;
+  float scale;
+  float eps;
+} youtu_mla_decode_args;
+
+YOUTU_API int32_t youtu_mla_decode(const youtu_mla_decode_args* args, const youtu_step* step,
+                                   void* stream);
 
 /* y [count, cache_width] = the first visible entries of a sequence. */
 YOUTU_API int32_t youtu_cache_gather(void* y, const youtu_step* step, int32_t sequence,

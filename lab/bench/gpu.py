@@ -252,7 +252,7 @@ def per_call(call: Callable[[], Any], stream: Any, repeats: int = 50) -> float:
     """Median seconds, by events."""
     import torch
 
-    times = []
+    times: list[float] = []
     with torch.inference_mode(), torch.cuda.stream(stream):
         for _ in range(5):
             call()

@@ -14,7 +14,7 @@ from pathlib import Path
 from lab.evals import divergence, humaneval, texts
 from youtu_llm import manifest, paths
 from youtu_llm.engine import backend as backends
-from youtu_llm.errors import ModelError, YoutuError
+from youtu_llm.errors import YoutuError
 from youtu_llm.protocol import EngineConfig
 from youtu_llm.tools.evals import command, datasets
 from youtu_llm.tools.evals.command import Progress
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(args: argparse.Namespace) -> None:
     reference: str | None = args.reference
-    folders = [_model_dir(name) for name in (args.model, reference) if name]
+    folders = [paths.find_model(name) for name in (args.model, reference) if name]
     if args.file:
         held_out = texts.of_file(args.file, args.limit)
     else:
@@ -103,16 +103,6 @@ def _measure(args: argparse.Namespace) -> None:
                 if len(rows) < len(wanted):
                     print(f"{len(rows)} of {len(wanted)} documents are measured")
                 print(f"every document: {out} (computed by: {backend.ops.name})")
-
-
-def _model_dir(name: str) -> Path:
-    folder = paths.model_dir(name)
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} is no model: give a name that `youtu models` shows, or a directory with a"
-            " slash, such as ./mine"
-        )
-    return folder
 
 
 if __name__ == "__main__":

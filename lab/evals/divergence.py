@@ -1,5 +1,5 @@
-"""`youtu eval kl | ppl`: how well a model predicts held-out text, and how far it is from the
-model it was made from. A row of the results is a document.
+"""`python -m lab.evals kl | ppl`: how well a model predicts held-out text, and how far it is from
+the model it was made from. A row of the results is a document.
 """
 
 from __future__ import annotations

@@ -18,8 +18,6 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "service"), str(Path(__file__).p
 
 from harness import Daemon, events  # noqa: E402  it lies beside the service's tests
 
-pytestmark = pytest.mark.timeout(300)  # an engine imports torch at each start
-
 ENDS = {
     "crash": "SIGKILL",
     "exit": "status 3",

@@ -14,6 +14,7 @@ from tests.engine import tiny
 from youtu_llm.engine.checkpoint import Checkpoint
 from youtu_llm.engine.core import is_out_of_memory
 from youtu_llm.errors import ModelError, ResourceError
+from youtu_llm.modelfiles import eos_token_ids
 from youtu_llm.protocol import PAGE_SIZE
 
 
@@ -93,7 +94,7 @@ def test_a_model_without_sense_fails_its_requests_only(folder: Path) -> None:
 def test_damaged_json_is_named(folder: Path, name: str) -> None:
     (folder / name).write_text("{")
     with pytest.raises(ModelError, match=name):
-        Checkpoint(folder).eos_token_ids()
+        eos_token_ids(Checkpoint(folder).model_dir)
 
 
 def test_truncated_file(folder: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from tests.engine import tiny
 from youtu_llm.engine import batch
 from youtu_llm.engine.core import Core
+from youtu_llm.engine.models.architectures import ARCHITECTURES
 from youtu_llm.engine.sequence import Sequence
 
 PROMPT = tiny.prompt(300)
@@ -48,6 +49,11 @@ def _with_rows(step: Any, rows: torch.Tensor) -> Any:
     import dataclasses
 
     return dataclasses.replace(step, logit_rows=rows)
+
+
+def test_every_architecture_is_compared() -> None:
+    compared = {type(make()).__name__ for make in tiny.ARCHITECTURES.values()}
+    assert compared == ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize("chunk", [512, 37])

@@ -29,7 +29,7 @@ PROMPTS = [
     "SELECT name, COUNT(*) FROM orders GROUP BY name; -- 这条语句做什么？",
 ]
 
-pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.model, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -148,10 +147,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.pool.num_used == len(self.scheduler.pinned)
 
 
-# 200 runs of 50 rules: 10,000 steps.
-SchedulerMachine.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=50, deadline=None
-)
 TestScheduler = SchedulerMachine.TestCase
 
 

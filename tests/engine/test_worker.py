@@ -163,8 +163,7 @@ def test_a_damaged_model_is_fatal_with_both_checksums(
     assert right in fatal.message
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.long
 def test_full_size_youtu_fits(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

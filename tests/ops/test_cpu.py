@@ -81,7 +81,7 @@ def test_int8_head_and_embedding(ops: CpuOps) -> None:
         assert cases.relative_error(ops.logits(x, table), cases.linear(x, weight)) < ROWS
     ids = torch.tensor([0, 1002, 7])
     assert cases.relative_error(ops.embed(ids, table), cases.dense(weight)[ids]) < EXACT
-    with pytest.raises(ModelError, match=r"outside 0\.\.1002"):
+    with pytest.raises(ModelError, match=r"youtu_int8_embed with .*vocab=1003: .* token id"):
         ops.embed(torch.tensor([1003]), table)
 
 
@@ -266,10 +266,10 @@ def test_refused_shapes_say_what_is_taken(ops: CpuOps) -> None:
     with pytest.raises(ModelError, match="multiples of 32"):
         ops.prepare_linear(cases.int8_weight(4, 40))
     data = cases.paged([(1, 3)], 2 * 24, torch.float32)
-    with pytest.raises(ModelError, match="heads of 24"):
+    with pytest.raises(ModelError, match=r"youtu_gqa_attention with .*head_dim=24, .*: a shape"):
         ops.gqa_attention(randn(1, 2, 24), data.batch, data.cache, 0, 1.0)
-    status = library.load("cpu").youtu_silu_mul(None, None, 1, 0, None)
-    assert status == 1
+    with pytest.raises(ModelError, match=r"youtu_silu_mul with num_tokens=1, n=0: a shape"):
+        library.load("cpu").youtu_silu_mul(None, None, 1, 0, None)
 
 
 def test_operations_outlive_later_ones() -> None:

@@ -18,7 +18,7 @@ TYPES = {
     "int64_t": ctypes.c_int64,
     "float": ctypes.c_float,
     "const char*": ctypes.c_char_p,
-    "const youtu_step*": ctypes.POINTER(library.Step),
+    **{f"const {name}*": ctypes.POINTER(struct) for name, struct in library.STRUCTS.items()},
 }
 
 
@@ -33,16 +33,20 @@ def test_functions_match_the_header() -> None:
     pattern = r"YOUTU_API\s+((?:const )?\w+\*?)\s+(youtu_\w+)\(([^)]*)\);"
     for result, name, arguments in re.findall(pattern, TEXT):
         parts = [] if arguments == "void" else [a.strip() for a in arguments.split(",")]
-        kinds = tuple(ctype(re.sub(r"\s+", " ", part).rsplit(" ", 1)[0]) for part in parts)
+        pairs = [re.sub(r"\s+", " ", part).rsplit(" ", 1) for part in parts]
+        kinds = {argument: ctype(kind) for kind, argument in pairs}
         declared[name] = (ctype(result), kinds)
     assert declared == library.SIGNATURES
+    assert max(len(kinds) for _, kinds in declared.values()) <= 12
 
 
-def test_step_and_constants_match_the_header() -> None:
-    body = re.search(r"typedef struct youtu_step \{(.*?)\}", TEXT, re.DOTALL)
-    assert body is not None
-    fields = re.findall(r"([\w ]+\*?) (\w+);", body[1])
-    assert [(name, ctype(kind.strip())) for kind, name in fields] == list(library.Step._fields_)
+def test_structs_and_constants_match_the_header() -> None:
+    structs = dict(re.findall(r"typedef struct (\w+) \{(.*?)\} \1;", TEXT, re.DOTALL))
+    assert structs.keys() == library.STRUCTS.keys()
+    for struct, body in structs.items():
+        fields = re.findall(r"([\w ]+\*?) (\w+);", body)
+        declared = [(name, ctype(kind.strip())) for kind, name in fields]
+        assert declared == list(library.STRUCTS[struct]._fields_)
     constants = dict(re.findall(r"#define (YOUTU_\w+) (\d+)", TEXT))
     assert int(constants["YOUTU_KERNELS_ABI"]) == library.ABI
     assert int(constants["YOUTU_FLOAT32"]) == library.FLOAT32

@@ -1,4 +1,4 @@
-"""Who may ask what over TCP, and the sockets themselves."""
+"""Access over TCP, and the sockets themselves."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import httpx
 import pytest
 from harness import Daemon
 
-from youtu_llm.config import ServiceSection
 from youtu_llm.errors import ConfigError
 from youtu_llm.service.http.listeners import refuse_exposure, unix_socket
+from youtu_llm.settings import ServiceSection
 
 Start = Callable[..., Daemon]
 KEY = {"Authorization": "Bearer secret"}
@@ -71,7 +71,7 @@ def test_the_unix_socket(tmp_path: Path) -> None:
         listener.listen()
         with pytest.raises(ConfigError, match="another daemon"):
             unix_socket(path)
-    unix_socket(path).close()  # nobody answers any more: replaced
+    unix_socket(path).close()  # a stale file is replaced
     path.unlink()
     path.write_text("precious")
     with pytest.raises(ConfigError, match="not a socket"):
@@ -79,7 +79,7 @@ def test_the_unix_socket(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_taken_port_is_said_and_nothing_is_left_running(start: Start) -> None:
+def test_a_port_in_use_is_reported_and_leaves_nothing_running(start: Start) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

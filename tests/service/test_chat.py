@@ -102,7 +102,7 @@ def test_a_prompt_too_long_for_the_context(daemon: Daemon) -> None:
         (b'{"prompt": "a", "response_format": {"type": "json_object"}}', "response_format"),
     ],
 )
-def test_bad_bodies_are_refused_in_words(daemon: Daemon, body: bytes, param: str | None) -> None:
+def test_malformed_bodies_are_refused(daemon: Daemon, body: bytes, param: str | None) -> None:
     response = daemon.http.post("/chat", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 400
     error = response.json()["error"]
@@ -185,7 +185,7 @@ def test_a_full_queue_answers_429(daemon: Daemon) -> None:
     daemon.wait(lambda health: health["queue"] == {"running": 0, "waiting": 0, "limit": 2})
 
 
-def test_a_time_limit_ends_an_answer_with_what_it_has(start: Callable[..., Daemon]) -> None:
+def test_a_time_limit_ends_an_answer_with_its_tokens_so_far(start: Callable[..., Daemon]) -> None:
     daemon = start(bounds={"request_time_s": 1.0})
     daemon.wait_for("ready")
     done = daemon.chat("!long", max_new_tokens=4096).json()
@@ -193,7 +193,7 @@ def test_a_time_limit_ends_an_answer_with_what_it_has(start: Callable[..., Daemo
     assert done["text"].startswith("x")
 
 
-def test_metrics_tell_what_happened(daemon: Daemon) -> None:
+def test_metrics(daemon: Daemon) -> None:
     daemon.chat("hello")
     text = daemon.http.get("/metrics").text
     assert 'youtu_requests_total{finish_reason="stop",profile="default"}' in text
@@ -202,7 +202,7 @@ def test_metrics_tell_what_happened(daemon: Daemon) -> None:
     assert "youtu_ready 1.0" in text
 
 
-def test_who_hangs_up_is_counted(daemon: Daemon) -> None:
+def test_client_disconnects_are_counted(daemon: Daemon) -> None:
     def num_cancelled() -> float:
         pattern = r'youtu_requests_total\{finish_reason="cancelled",profile="default"\} (\S+)'
         found = re.search(pattern, daemon.http.get("/metrics").text)

@@ -1,4 +1,4 @@
-"""Clients that drip, fall silent or stop reading: closed in time, and nobody else notices."""
+"""Clients that send slowly, not at all or stop reading are closed in time; others are served."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def is_closed(client: socket.socket) -> bool:
         return True
 
 
-def test_a_head_that_drips_or_never_comes(hasty: Daemon) -> None:
+def test_a_head_that_is_slow_or_missing(hasty: Daemon) -> None:
     began = time.monotonic()
     silent, dripping = connect(hasty), connect(hasty)
     with silent, dripping:
@@ -69,12 +69,12 @@ def test_the_next_head_of_a_connection_has_its_own_deadline(hasty: Daemon) -> No
         for _ in range(2):
             client.sendall(b"GET /livez HTTP/1.1\r\nHost: y\r\n\r\n")
             assert b"200" in client.recv(1000)
-        time.sleep(2 * DEADLINE_S)  # idle: not a head that drips
+        time.sleep(2 * DEADLINE_S)  # idle, which is no slow head
         client.sendall(b"GET /livez HTTP/1.1\r\n")
         assert is_closed(client)
 
 
-def test_a_body_that_never_comes_is_said(hasty: Daemon) -> None:
+def test_a_missing_body_is_an_error(hasty: Daemon) -> None:
     with connect(hasty) as client:
         client.sendall(POST + b"Content-Length: 100\r\n\r\n{")
         assert b"the body took longer than" in client.recv(10_000)
@@ -148,7 +148,7 @@ def test_heat_allows_one_answer_at_a_time(start: Start) -> None:
     assert late["timings"]["queue_ms"] > 200  # of the 2400 that the first one takes at least
     heat(78)
     assert daemon.health()["degraded"]  # it must cool by three degrees
-    (zone / "temp").write_text("asleep\n")  # a sensor's bad moment isn't cooling
+    (zone / "temp").write_text("asleep\n")  # without a reading the verdict stands
     daemon.wait(lambda h: h["board"]["celsius"] == {})
     assert daemon.health()["degraded"]
     heat(76)

@@ -1,4 +1,4 @@
-"""A disk that is full, and one that is read-only: serving goes on, and what is lost is said."""
+"""A full and a read-only disk: serving continues, and `degraded` reports what was not saved."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def check(daemon: Daemon, disk: Path) -> None:
         assert used.status_code == 200
         done = daemon.chat("hello").json()
         assert (done["text"], done["profile"]) == ("hello", name)
-        told: list[str] = used.json()["degraded"]
-        assert daemon.health()["degraded"] == told
-        return told
+        degraded: list[str] = used.json()["degraded"]
+        assert daemon.health()["degraded"] == degraded
+        return degraded
 
     assert degraded_after("one") == []
     ballast = disk / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(b"x" * 4096)
-    (told,) = degraded_after("two")
-    assert "was not saved (No space left on device): it ends with this run" in told
+    (degraded,) = degraded_after("two")
+    assert "was not saved (No space left on device): it ends with this run" in degraded
     assert json.loads((disk / "profile.json").read_text())["profile"] == "one"
     assert [path.name for path in disk.iterdir() if path != ballast] == ["profile.json"]
     ballast.unlink()
@@ -67,6 +67,6 @@ def check(daemon: Daemon, disk: Path) -> None:
     nsenter = ["nsenter", "--target", str(daemon.process.pid), "--mount"]
     place = daemon.folder / "state"
     subprocess.run([*nsenter, "mount", "-o", "remount,ro", str(place)], check=True)
-    (told,) = degraded_after("one")
-    assert "was not saved (Read-only file system): it ends with this run" in told
+    (degraded,) = degraded_after("one")
+    assert "was not saved (Read-only file system): it ends with this run" in degraded
     assert json.loads((disk / "profile.json").read_text())["profile"] == "two"

@@ -8,7 +8,7 @@ from youtu_llm.errors import EngineFault
 from youtu_llm.protocol import Add, Hello, MemoryStats, PageStats, SamplingParams, ToEngine
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.supervision.client import EngineClient
-from youtu_llm.service.supervision.poison import KillsEngine
+from youtu_llm.service.supervision.poison import PoisonRequest
 
 HELLO = Hello("fake", "none", "cpu", 2048, 0, 257, (256,), 0.0, PageStats(), MemoryStats())
 
@@ -25,7 +25,7 @@ async def test_who_kills_before_the_engine_says_a_word_is_not_sent_for_ever() ->
         with pytest.raises(EngineFault):
             await outputs.__anext__()
     assert sent == [ask, ask]
-    with pytest.raises(KillsEngine):
+    with pytest.raises(PoisonRequest):
         client.submit(ask)
 
 

@@ -86,7 +86,7 @@ def test_two_daemons_are_paired(start: Callable[..., Daemon], gsm8k: Path, tmp_p
         asked = {(row["model"], row["id"]) for row in results.rows}
         assert asked == {(model.name, question.id) for model in models for question in questions}
         assert {row["finish_reason"] for row in results.rows} == {"stop"}
-        with pytest.raises(InvalidRequest, match="told apart"):
+        with pytest.raises(InvalidRequest, match="could not be distinguished"):
             asking.ask_all([models[0], models[0]], questions, results, concurrency=1)
     assert "+0.00 [" in asking.report(results.rows, models[0].name)
     changed = dataclasses.replace(models[0], digest="another")

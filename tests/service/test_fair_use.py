@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from youtu_llm.protocol import Heartbeat, Step
-from youtu_llm.service.requests.rate import LONGEST_RETRY_S, Rate
+from youtu_llm.service.requests.admission import LONGEST_RETRY_S, Rate
 from youtu_llm.service.requests.repetition import MIN_REPEATS, RepetitionDetector
-from youtu_llm.service.supervision.poison import MAX_SUSPECTS, KillsEngine, Suspects
-from youtu_llm.service.supervision.silence import PATIENCE, Pulse
+from youtu_llm.service.supervision.poison import MAX_LISTED, PoisonList, PoisonRequest
+from youtu_llm.service.supervision.silence import SAFETY_FACTOR, SilenceLimit
 
 Start = Callable[..., Daemon]
 
@@ -108,7 +108,10 @@ def test_an_answer_that_repeats_itself_is_ended_and_says_so(start: Start) -> Non
     assert daemon.chat("a sentence that is said only once").json()["finish_reason"] == "stop"
     body = {"model": "y", "messages": [{"role": "user", "content": "!long"}]}
     (choice,) = daemon.http.post("/v1/chat/completions", json=body).json()["choices"]
-    assert (choice["finish_reason"], choice["youtu_finish_reason"]) == ("stop", "repetition")
+    assert (choice["finish_reason"], choice["youtu_finish_reason"]) == (
+        "stop",
+        "repetition",
+    )
 
 
 @given(
@@ -144,31 +147,31 @@ def test_a_request_that_killed_twice_is_refused(start: Start) -> None:
 
 def test_the_refusal_ends_after_ten_minutes_and_the_list_is_bounded() -> None:
     now = 0.0
-    suspects = Suspects(lambda: now)
+    poison = PoisonList(lambda: now)
     for _ in range(2):
-        suspects.blame([suspects.check([1, 2])])
-    with pytest.raises(KillsEngine, match="600 s"):
-        suspects.check([1, 2])
+        poison.record_crash([poison.check([1, 2])])
+    with pytest.raises(PoisonRequest, match="600 s"):
+        poison.check([1, 2])
     now = 600.0
-    digest = suspects.check([1, 2])
-    suspects.blame([digest])
-    assert suspects.check([1, 2]) == digest  # counted anew
-    suspects.blame(suspects.check([3, n]) for n in range(2 * MAX_SUSPECTS))
-    assert len(suspects._deaths) == MAX_SUSPECTS
+    digest = poison.check([1, 2])
+    poison.record_crash([digest])
+    assert poison.check([1, 2]) == digest  # counted anew
+    poison.record_crash(poison.check([3, n]) for n in range(2 * MAX_LISTED))
+    assert len(poison._crashes) == MAX_LISTED
 
 
 def test_a_long_prefill_gets_the_time_such_steps_took() -> None:
-    pulse = Pulse()
-    pulse.heard(Heartbeat("idle"), now=0.0)
-    assert pulse.patience_s(20.0) == 20.0
-    pulse.heard(Heartbeat("step", step_tokens=512), now=1.0)
-    assert pulse.patience_s(20.0) == 20.0 + 51.2  # nothing measured yet
-    pulse.heard(Step(()), now=31.0)
-    assert pulse.patience_s(20.0) == 20.0
-    pulse.heard(Heartbeat("step", step_tokens=512), now=31.0)
-    assert pulse.patience_s(20.0) == pytest.approx(PATIENCE * 30.0)
-    pulse.heard(Heartbeat("step", step_tokens=1), now=61.0)
-    assert pulse.patience_s(20.0) == 20.0
+    silence = SilenceLimit()
+    silence.heard(Heartbeat("idle"), now=0.0)
+    assert silence.limit_s(20.0) == 20.0
+    silence.heard(Heartbeat("step", step_tokens=512), now=1.0)
+    assert silence.limit_s(20.0) == 20.0 + 51.2  # nothing measured yet
+    silence.heard(Step(()), now=31.0)
+    assert silence.limit_s(20.0) == 20.0
+    silence.heard(Heartbeat("step", step_tokens=512), now=31.0)
+    assert silence.limit_s(20.0) == pytest.approx(SAFETY_FACTOR * 30.0)
+    silence.heard(Heartbeat("step", step_tokens=1), now=61.0)
+    assert silence.limit_s(20.0) == 20.0
 
 
 def test_a_slow_step_is_no_hang(start: Start) -> None:

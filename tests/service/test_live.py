@@ -11,7 +11,7 @@ import pytest
 
 from tests.byte_tokenizer import ByteTokenizer
 from youtu_llm.errors import ModelError
-from youtu_llm.service.live import Setup, prepare
+from youtu_llm.service.live import LiveConfig, prepare
 from youtu_llm.settings import Settings
 
 NOBODY = 65534
@@ -30,9 +30,9 @@ def model() -> Iterator[Path]:
 async def test_an_unreadable_file_is_named_with_the_remedy(model: Path) -> None:
     settings = Settings.model_validate({"model": {"name": str(model)}})
     load = ByteTokenizer.load
-    assert (await prepare(settings, Setup(settings), load)).engine  # type: ignore[arg-type]
+    assert (await prepare(settings, LiveConfig(settings), load)).engine  # type: ignore[arg-type]
     (model / "model.safetensors").chmod(0)
     if os.geteuid() == 0:  # root may read it all the same
         os.seteuid(NOBODY)
     with pytest.raises(ModelError, match=r"model\.safetensors» cannot be read by .*`chmod a\+r`"):
-        await prepare(settings, Setup(settings), load)  # type: ignore[arg-type]
+        await prepare(settings, LiveConfig(settings), load)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What the service process is: no torch, small, and on speaking terms with systemd."""
+"""The service process: no torch, little memory, and its notifications to systemd."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_memory_with_a_real_tokenizer(start: Callable[..., Daemon]) -> None:
     assert rss < MAX_RSS_BYTES
 
 
-def test_what_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notifications_to_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -53,8 +53,8 @@ def test_what_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         status.change(State.FAILED, "the model «汽车» is damaged")
         status.close()
         notifier.close()
-        told = [systemd.recv(1000).decode() for _ in range(7)]
-    assert told == [
+        notified = [systemd.recv(1000).decode() for _ in range(7)]
+    assert notified == [
         "STATUS=starting: the daemon is starting",
         "STATUS=loading: the model is being loaded",
         "STATUS=ready\nREADY=1",

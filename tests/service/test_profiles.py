@@ -1,4 +1,4 @@
-"""Changing the live profile: at once, by another engine, back again, and over a reboot."""
+"""Changing the live profile: at once, by an engine restart, rolled back, across restarts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from youtu_llm import atomicfile
 Start = Callable[..., Daemon]
 
 
-def test_what_needs_no_engine_is_there_at_once(start: Start) -> None:
+def test_a_change_without_an_engine_restart_applies_at_once(start: Start) -> None:
     daemon = start(text={"system_prompt": "Be kind."})
     daemon.wait_for("ready")
     daemon.profile("brief", sampling={"max_new_tokens": 2}, text={"system_prompt": "Be brief."})
@@ -27,7 +27,7 @@ def test_what_needs_no_engine_is_there_at_once(start: Start) -> None:
     assert daemon.http.get("/profiles").json()["profiles"] == ["brief", "broken"]
     engine = daemon.engine().pid
 
-    with daemon.stream("x" * 100) as response:  # keeps what it began with
+    with daemon.stream("x" * 100) as response:  # keeps its configuration
         stream = events(response)
         next(stream)
         assert daemon.use("brief").status_code == 200
@@ -47,7 +47,7 @@ def test_what_needs_no_engine_is_there_at_once(start: Start) -> None:
     assert daemon.health()["profile"] == "brief"
     assert daemon.engine().pid == engine
 
-    assert daemon.http.post("/reload").json()["name"] == "default"  # what the files say
+    assert daemon.http.post("/reload").json()["name"] == "default"  # that of the files
     daemon.edit(profile="brief")
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait(lambda health: health["profile"] == "brief")
@@ -57,7 +57,7 @@ def test_what_needs_no_engine_is_there_at_once(start: Start) -> None:
     assert "service.port" in moved.json()["error"]["message"]
 
 
-def test_another_engine_follows_when_the_answers_are_done(start: Start) -> None:
+def test_an_engine_restart_waits_for_running_requests(start: Start) -> None:
     daemon = start()
     daemon.wait_for("ready")
     daemon.profile("small", model={"kv_cache_max_page": 7})
@@ -75,7 +75,7 @@ def test_another_engine_follows_when_the_answers_are_done(start: Start) -> None:
     assert daemon.health()["engine"]["restarts"] == 0
 
 
-def test_an_answer_that_outlasts_the_drain_ends_with_what_it_has(start: Start) -> None:
+def test_a_request_that_outlasts_the_drain_ends_with_its_tokens_so_far(start: Start) -> None:
     daemon = start(service={"drain_timeout_s": 0.2})
     daemon.wait_for("ready")
     daemon.profile("small", model={"kv_cache_max_page": 7})
@@ -88,9 +88,7 @@ def test_an_answer_that_outlasts_the_drain_ends_with_what_it_has(start: Start) -
 
 
 @pytest.mark.parametrize("fault", ["fatal", "die"])
-def test_an_engine_that_does_not_come_up_brings_the_last_good_profile_back(
-    start: Start, fault: str
-) -> None:
+def test_an_engine_that_does_not_load_rolls_back(start: Start, fault: str) -> None:
     daemon = start("--start", fault, "--at-pages", "7", "--say", "no memory for this")
     daemon.wait_for("ready")
     daemon.profile("bad", model={"kv_cache_max_page": 7})
@@ -113,7 +111,7 @@ def test_an_engine_that_does_not_come_up_brings_the_last_good_profile_back(
     assert daemon.health()["degraded"] == []
 
 
-def test_a_failed_engine_gets_another_chance_by_a_switch(start: Start) -> None:
+def test_a_reload_restarts_a_failed_engine(start: Start) -> None:
     daemon = start(service={"max_restart_rate": "0/300"})
     daemon.wait_for("ready")
     daemon.engine().kill()
@@ -138,11 +136,11 @@ def test_the_choice_survives_a_restart_until_config_yaml_is_written(start: Start
     daemon.restart()
     health = daemon.wait_for("ready")
     assert health["profile"] == "two"
-    assert "«one» chosen before cannot be used" in health["degraded"][0]
+    assert "saved profile «one» cannot be used" in health["degraded"][0]
 
 
-def test_a_switch_under_load_mixes_nothing_up(start: Start) -> None:
-    """Twelve switches while others ask; `make soak` makes five hundred."""
+def test_switches_under_load(start: Start) -> None:
+    """Twelve switches under load; `make soak` runs five hundred."""
     daemon = start()
     daemon.wait_for("ready")
     check_switches(daemon, 12)
@@ -193,7 +191,7 @@ def check_switches(daemon: Daemon, count: int) -> int:
 
 
 def test_a_power_cut_at_any_write_leaves_the_old_or_the_new(tmp_path: Path) -> None:
-    """A child is ended at its n-th call that reaches the disk, for every n."""
+    """A child process exits at its n-th call that reaches the disk, for every n."""
     file = tmp_path / "profile.json"
     old, new = b"old" * 1000, b"new" * 2000
     seen = set()
@@ -201,7 +199,7 @@ def test_a_power_cut_at_any_write_leaves_the_old_or_the_new(tmp_path: Path) -> N
         file.write_bytes(old)
         child = os.fork()
         if child == 0:
-            end_at_call(cut)
+            exit_at_call(cut)
             atomicfile.replace(file, new)
             os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -213,8 +211,8 @@ def test_a_power_cut_at_any_write_leaves_the_old_or_the_new(tmp_path: Path) -> N
     assert seen == {False, True}
 
 
-def end_at_call(count: int) -> None:
-    """In this process, os.write and its like end it at their count-th call."""
+def exit_at_call(count: int) -> None:
+    """Make this process exit at its count-th call of fsync, replace, fchmod or open."""
     calls = iter(range(1, 1000))
     for name in ("fsync", "replace", "fchmod", "open"):
         real = getattr(os, name)
@@ -227,7 +225,7 @@ def end_at_call(count: int) -> None:
         setattr(os, name, cut)
 
 
-def test_a_refused_sighup_shows_until_it_is_mended(start: Start) -> None:
+def test_a_rejected_sighup_is_degraded_until_the_next_good_one(start: Start) -> None:
     daemon = start()
     daemon.wait_for("ready")
     good = daemon.config_file.read_text()

@@ -1,4 +1,4 @@
-"""Engines that die, hang, talk nonsense or refuse to start, as a client sees it."""
+"""Engines that crash, hang, send garbage or do not start, as a client sees it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ending(daemon: Daemon, prompt: str) -> tuple[str, dict[str, str]]:
         ("fatal", "the device is lost"),
     ],
 )
-def test_a_dead_engine_ends_the_stream_with_an_error_and_comes_back(
+def test_a_crash_ends_the_stream_with_an_error_and_restarts_the_engine(
     start: Start, fault: str, reason: str
 ) -> None:
     daemon = start()
@@ -52,7 +52,7 @@ def test_a_dead_engine_ends_the_stream_with_an_error_and_comes_back(
         assert health["engine"]["last_crash"]["log"] == ["the fake engine's last words"]
 
 
-def test_while_the_model_is_loaded_it_says_so(start: Start) -> None:
+def test_requests_are_refused_while_the_model_loads(start: Start) -> None:
     daemon = start("--start", "hang")
     assert daemon.wait_for("loading")["reason"] == "the model is being loaded"
     refused = daemon.chat("hello")
@@ -62,7 +62,7 @@ def test_while_the_model_is_loaded_it_says_so(start: Start) -> None:
     assert daemon.http.get("/readyz").status_code == 503
 
 
-def test_before_the_first_token_a_dead_engine_is_a_status(start: Start) -> None:
+def test_a_crash_before_the_first_token_is_an_error_status(start: Start) -> None:
     daemon = start()
     daemon.wait_for("ready")
     assert daemon.http.get("/readyz").status_code == 200
@@ -70,7 +70,7 @@ def test_before_the_first_token_a_dead_engine_is_a_status(start: Start) -> None:
     assert (died.status_code, died.json()["error"]["code"]) == (500, "engine_error")
 
 
-def test_who_only_waited_when_the_engine_died_gets_the_next_one(start: Start) -> None:
+def test_waiting_requests_survive_a_crash(start: Start) -> None:
     daemon = start("--load-s", "3", engine={"max_num_seqs": 1})
     daemon.wait_for("ready")
     with daemon.stream("!long", max_new_tokens=4096) as response, ThreadPoolExecutor() as pool:
@@ -93,11 +93,11 @@ def test_who_only_waited_when_the_engine_died_gets_the_next_one(start: Start) ->
     assert daemon.health()["engine"]["restarts"] == 1
 
 
-def test_who_waits_is_told_when_no_engine_will_come(start: Start) -> None:
+def test_waiting_requests_fail_when_the_engine_is_not_restarted(start: Start) -> None:
     daemon = start(engine={"max_num_seqs": 1}, service={"max_restart_rate": "0/300"})
     daemon.wait_for("ready")
     with daemon.stream("!long", max_new_tokens=4096) as response, ThreadPoolExecutor() as pool:
-        stream = events(response)  # let go, it would hang up
+        stream = events(response)  # kept: garbage collection would disconnect
         next(stream)
         waiting = pool.submit(daemon.chat, "hello")
         daemon.wait(lambda health: queued(health) == 2)
@@ -127,8 +127,8 @@ def test_a_silent_engine_is_killed_and_a_slow_start_is_not_silence(start: Start)
     assert "silent for 2 s" in health["engine"]["last_crash"]["reason"]
 
 
-def test_a_machine_that_was_halted_finds_no_hang(start: Start) -> None:
-    """As a virtual machine that is paused: the service wakes up first."""
+def test_a_suspended_machine_is_not_a_hang(start: Start) -> None:
+    """Like a paused virtual machine; the service resumes first."""
     daemon = start(service={"engine_silence_s": 2.0})
     daemon.wait_for("ready")
     halted = [psutil.Process(daemon.process.pid), daemon.engine()]
@@ -142,7 +142,7 @@ def test_a_machine_that_was_halted_finds_no_hang(start: Start) -> None:
     assert daemon.health()["engine"]["restarts"] == 0
 
 
-def test_an_engine_that_dies_at_its_start_exhausts_the_rate(start: Start) -> None:
+def test_an_engine_that_crashes_at_its_start_exhausts_the_rate(start: Start) -> None:
     daemon = start("--start", "die", "--say", "no luck", service={"max_restart_rate": "2/300"})
     health = daemon.wait_for("failed")
     assert health["engine"]["restarts"] == 2
@@ -152,11 +152,11 @@ def test_an_engine_that_dies_at_its_start_exhausts_the_rate(start: Start) -> Non
     refused = daemon.chat("hello")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "failed")
     assert refused.json()["error"]["message"] == health["reason"]
-    with httpx.Client(base_url=daemon.url) as tcp:  # its own words may name files
+    with httpx.Client(base_url=daemon.url) as tcp:  # the log may reveal file names
         assert "log" not in tcp.get("/health").json()["engine"]["last_crash"]
 
 
-def test_what_cannot_heal_is_not_tried_again(start: Start) -> None:
+def test_a_permanent_failure_is_not_retried(start: Start) -> None:
     daemon = start("--start", "fatal", "--say", "model.safetensors is cut short")
     health = daemon.wait_for("failed")
     assert health["reason"] == "model.safetensors is cut short"
@@ -170,7 +170,7 @@ def test_restart_on_failure_may_be_off(start: Start) -> None:
     assert "restart_on_failure is off" in daemon.wait_for("failed")["reason"]
 
 
-def test_a_missing_model_and_a_missing_python_say_what_to_do(start: Start) -> None:
+def test_a_missing_model_says_what_to_do(start: Start) -> None:
     daemon = start(model={"name": "no-such-model"})
     reason = daemon.wait_for("failed")["reason"]
     assert "youtu pull no-such-model" in reason
@@ -189,7 +189,7 @@ def test_the_window_slides_and_the_delay_is_bounded() -> None:
     assert window.delay_s(18.0) is None
 
 
-def test_sigterm_drains_what_runs_and_leaves_no_engine(start: Start) -> None:
+def test_sigterm_drains_running_requests_and_leaves_no_engine(start: Start) -> None:
     daemon = start(engine={"max_num_seqs": 4})
     daemon.wait_for("ready")
     engine = daemon.engine()

@@ -48,7 +48,7 @@ def copy_sources(tree: Path, folder: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "*.so", "build")
     for name in SOURCES:
         shutil.copytree(tree / name, folder / name, ignore=ignored)
-    shutil.copy(tree / "pyproject.toml", folder)
+    shutil.copy(tree / "CHANGELOG.md", folder)
     (REPOSITORY / "build/wheels").mkdir(parents=True, exist_ok=True)  # fetched once
     (folder / "build").mkdir()
     (folder / "build/wheels").symlink_to(REPOSITORY / "build/wheels")

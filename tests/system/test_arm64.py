@@ -17,7 +17,7 @@ import pytest
 from tests.system.conftest import REPOSITORY, require
 from tests.system.machine import Machine, clean_root, until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 QEMU = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")

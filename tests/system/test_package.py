@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from tests.system.conftest import REPOSITORY, build, copy_sources, require
 from youtu_llm.settings import fields
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 MAX_BYTES = 15_000_000
 JETPACK_6 = {"libc6": (2, 35), "libstdc++6": (12,)}  # Ubuntu 22.04
@@ -57,6 +59,9 @@ def test_contents(deb: Path, tmp_path: Path) -> None:
     listed = (licences / "README").read_text()
     assert all(f"\n{name} " in listed.replace("_", "-") for name in vendored), listed
     assert not list(tmp_path.rglob("torch")), "torch is the machine's"
+    app = tmp_path / "usr/lib/youtu/app"
+    assert (app / "youtu_llm/py.typed").exists()
+    holds_no_lab([str(path.relative_to(app)) for path in app.rglob("*")])
     complete = tmp_path / "usr/share/bash-completion/completions/youtu"
     answer = subprocess.run(
         ["bash", "-c", COMPLETE, "bash", complete],
@@ -66,6 +71,24 @@ def test_contents(deb: Path, tmp_path: Path) -> None:
         check=True,
     )
     assert answer.stdout.split() == ["restart"]
+
+
+def holds_no_lab(names: list[str]) -> None:
+    """What only developers run, and faults on demand, stay in the repository."""
+    ours = [name for name in names if not name.startswith(("lab/", "tests/"))]
+    assert ours == names
+    assert not [name for name in names if re.search("fault|sandbox|jail|divergence|fake", name)]
+
+
+def test_the_wheel_holds_the_package_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
+    options = ["--config-settings", "wheel.cmake=false"]  # the kernels take minutes
+    subprocess.run([*command, tmp_path, *options, REPOSITORY], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"youtu_llm", "youtu"}
+    assert "youtu_llm/py.typed" in names
+    holds_no_lab(names)
 
 
 COMPLETE = """

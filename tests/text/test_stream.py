@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.byte_tokenizer import EOS, ByteTokenizer
@@ -20,7 +20,6 @@ IDS = st.lists(PIECES, min_size=3, max_size=12).map(
 )
 STOPS = st.lists(st.text("ab", min_size=1, max_size=4) | st.just("b。"), max_size=3)
 CUTS = st.lists(st.integers(1, 8), max_size=6)
-many = settings(max_examples=300, deadline=None)
 
 
 def stream(ids: list[int], stop: list[str], cuts: list[int]) -> tuple[list[str], str | None]:
@@ -44,7 +43,6 @@ def expected(ids: list[int], stop: list[str]) -> tuple[str, str | None]:
     return text, None
 
 
-@many
 @given(IDS, STOPS, CUTS)
 @example([*b"aba"], ["aba", "b"], [3])  # the shorter is complete first
 @example([*b"aabab"], ["abab", "bab"], [4])  # both at once
@@ -55,7 +53,6 @@ def test_any_cutting_gives_the_text_up_to_the_first_stop(
     assert ("".join(texts), hit) == expected(ids, stop)
 
 
-@many
 @given(IDS, STOPS)
 def test_only_a_live_prefix_is_held_back(ids: list[int], stop: list[str]) -> None:
     texts, _ = stream(ids, stop, [1] * len(ids))

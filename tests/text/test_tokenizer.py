@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models
 
@@ -55,7 +55,6 @@ def test_a_conversation_equals_llama_cpp(tokenizer: Tokenizer) -> None:
 PIECES = st.sampled_from([*"ab 1２\n\t'’。é가\u3000👩", "e\u0301", "'ll"])
 
 
-@settings(deadline=None)
 @given(pieces=st.lists(PIECES, max_size=30))
 def test_ids_equal_transformers_even_for_what_nfc_changes(
     tokenizer: Tokenizer, published: Any, pieces: list[str]

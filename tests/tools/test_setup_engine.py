@@ -78,7 +78,6 @@ def _wheel(folder: Path, name: str, version: str, module: str) -> None:
         wheel.writestr(f"{info}/RECORD", "")
 
 
-@pytest.mark.timeout(300)  # two environments, with pip in each
 def test_made_from_a_folder_of_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels, vendor, path = tmp_path / "wheels", tmp_path / "vendor", tmp_path / "engine"
     wheels.mkdir()

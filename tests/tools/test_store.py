@@ -53,11 +53,13 @@ def catalogue_file(tmp_path: Path, gguf_bytes: bytes) -> Path:
 
 
 def write_catalogue(
-    folder: Path, data: bytes, *, num_bytes: int | None = None, asks: bool = False
+    folder: Path, data: bytes, *, num_bytes: int | None = None, must_accept: bool = False
 ) -> Path:
     path = folder / "catalogue.yaml"
     text = catalogue_text(data, num_bytes=num_bytes)
-    path.write_text(text.replace("license: MIT", "license: MIT\n  asks: true") if asks else text)
+    path.write_text(
+        text.replace("license: MIT", "license: MIT\n  must_accept: true") if must_accept else text
+    )
     return path
 
 
@@ -101,7 +103,7 @@ async def test_pull_from_the_hub(
 async def test_an_accepted_licence_is_recorded(
     registries: Registries, catalogue_file: Path, tmp_path: Path, gguf_bytes: bytes
 ) -> None:
-    write_catalogue(tmp_path, gguf_bytes, asks=True)
+    write_catalogue(tmp_path, gguf_bytes, must_accept=True)
     registries.files = {"tiny.gguf": gguf_bytes}
     with pytest.raises(ModelError, match="add --accept-license"):
         await pull("tiny", tmp_path)

@@ -1,6 +1,6 @@
 """Entry of the engine process: `python -m youtu_llm.engine --fd N`.
 
-It needs no torch itself, so that a Python without one can say so.
+It imports no torch itself, so that a Python without torch can report that.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def main() -> int:
 
 
 def _die_with_parent() -> None:
-    """PR_SET_PDEATHSIG: no orphan keeps the memory if the service is killed."""
+    """PR_SET_PDEATHSIG: an orphan would keep the memory if the service is killed."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _refuse(error: Exception) -> int:
     message = (
-        f"the engine's Python cannot load what the engine needs ({error}): run"
+        f"the engine's Python cannot import what the engine needs ({error}): run"
         " `sudo youtu setup-engine`, which finds or makes one that can, then `sudo youtu restart`"
     )
     parser = argparse.ArgumentParser(add_help=False)

@@ -23,7 +23,7 @@ class Backend:
 
 
 def choose(config: EngineConfig) -> Backend:
-    """From `device`, `dtype` and `kernels`; what `auto` had to give up is in `degraded`."""
+    """From `device`, `dtype` and `kernels`; `degraded` lists the fallbacks that `auto` took."""
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,7 +69,7 @@ def _native_cpu(config: EngineConfig, threads: int) -> Backend:
         torch.set_num_threads(threads)
         reason = f"native CPU kernels cannot run, plain torch does, slowly: {error}"
         return Backend(ReferenceOps(torch.device("cpu"), torch.float32), cache_dtype, (reason,))
-    torch.set_num_threads(1)  # the kernels have their own pool; two pools would fight
+    torch.set_num_threads(1)  # the kernels have their own pool; two would compete
     return Backend(ops, cache_dtype)
 
 

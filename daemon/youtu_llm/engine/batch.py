@@ -9,7 +9,7 @@ from youtu_llm.ops.api import PAGE_SIZE, Batch
 
 
 def build(plan: Plan, device: torch.device) -> Batch:
-    """Lay the chunks' tokens out in order; logits for the sequences that catch up."""
+    """The chunks' tokens in the plan's order; a logit row for each sequence that catches up."""
     token_ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []

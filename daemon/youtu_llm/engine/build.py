@@ -18,6 +18,7 @@ from youtu_llm.engine.kv_cache import KVCache
 from youtu_llm.engine.models import registry, rope
 from youtu_llm.engine.models.spec import Model
 from youtu_llm.engine.weights import Weights
+from youtu_llm.modelfiles import eos_token_ids
 from youtu_llm.ops.api import Ops
 from youtu_llm.protocol import PAGE_SIZE, EngineConfig, Heartbeat, Hello
 
@@ -30,10 +31,10 @@ def build(
     backend: Backend | None = None,
     on_progress: Callable[[Heartbeat], None] = lambda heartbeat: None,
 ) -> tuple[Core, Hello]:
-    """The engine, loaded and with its pinned prefix computed, and what it tells the service.
+    """The engine, loaded and with its pinned prefix computed, and its Hello to the service.
 
     `backend` is chosen from `config` unless given. `on_progress` gets a heartbeat for each
-    tensor and each step. `Hello.model_digest` is left for whoever checks the files. Raises
+    tensor and each step. `Hello.model_digest` is set by the worker, which checks the files. Raises
     ModelError for a directory that cannot be served, ResourceError where it does not fit.
     """
     started = time.monotonic()
@@ -63,7 +64,7 @@ def build(
     cache = KVCache(
         kind.cache_spec(checkpoint.config), backend.cache_dtype, ops.device, plan.num_pages
     )
-    vocab_size, eos = checkpoint.config.int("vocab_size"), checkpoint.eos_token_ids()
+    vocab_size, eos = checkpoint.config.int("vocab_size"), eos_token_ids(checkpoint.model_dir)
     core = Core(model, cache, config, plan, vocab_size=vocab_size, eos_token_ids=eos)
     core.pin(config.pinned_prefix_ids)
     while core.has_work:

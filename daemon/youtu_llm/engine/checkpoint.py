@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,25 +13,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from youtu_llm.errors import ModelError
+from youtu_llm.modelfiles import read_json
 
 T = TypeVar("T", int, float, str, bool)
 
 _QUANT_METHODS = ("awq", "awq_int8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """One of a model's JSON files. Raises ModelError naming it."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Get the model again.") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} must hold a JSON object")
-    return values
-
-
 class ModelConfig:
-    """A config.json with typed access; what is missing or odd is named in the error."""
+    """A config.json with typed access; errors name the key."""
 
     def __init__(self, values: dict[str, Any], source: str) -> None:
         self.values = values
@@ -43,8 +32,8 @@ class ModelConfig:
         path = model_dir / "config.json"
         if not path.exists():
             raise ModelError(
-                f"{path.parent} is no model: it has no config.json. Get one with `youtu pull`, "
-                "or make one with `youtu import`."
+                f"{path.parent} has no config.json: not a model directory. Get one with "
+                "`youtu pull`, or make one with `youtu import`."
             )
         return cls(read_json(path), str(path))
 
@@ -110,8 +99,8 @@ class Checkpoint:
         return sum(info.num_bytes for info in self.tensors.values())
 
     def loaded_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes of the weights in memory, where floating-point ones are of `dtype`; quantised
-        weights and their scales stay as they are."""
+        """Bytes of the weights in memory: floating-point ones in `dtype`, quantised ones and
+        their scales as stored."""
         return sum(
             info.num_bytes
             if name.endswith(".scales") or info.dtype not in ("F64", "F32", "F16", "BF16")
@@ -122,27 +111,18 @@ class Checkpoint:
 
     @property
     def is_tied(self) -> bool:
-        """Whether the embedding is the head too; some checkpoints save it twice all the same."""
+        """Whether the embedding is the head too; some checkpoints store it twice nevertheless."""
         return bool(self.config.values.get("tie_word_embeddings"))
 
     def read(self, name: str) -> Tensor:
-        """One tensor. The file is mapped for its time only, so its pages don't stay resident."""
+        """One tensor. The file is mapped only meanwhile, so its pages don't stay resident."""
         path = self.tensors[name].path
         try:
             with safe_open(path, framework="pt") as file:
-                return file.get_tensor(name).clone()
+                tensor: Tensor = file.get_tensor(name)
+                return tensor.clone()
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} cannot be read: {error}. Get the model again.") from None
-
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """From generation_config.json, else config.json."""
-        path = self.model_dir / "generation_config.json"
-        generation = read_json(path) if path.exists() else {}
-        for values in (generation, self.config.values):
-            ids = values.get("eos_token_id")
-            if ids is not None:
-                return tuple(ids) if isinstance(ids, list) else (int(ids),)
-        return ()
 
 
 def _shards(model_dir: Path) -> list[Path]:
@@ -166,12 +146,9 @@ def _header(path: Path) -> Iterator[tuple[str, TensorInfo]]:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 part = file.get_slice(name)
                 shape, dtype = tuple(part.get_shape()), part.get_dtype()
-                count = 1
-                for length in shape:
-                    count *= length
                 if dtype not in _DTYPE_BYTES:
-                    raise ModelError(f"{path}: tensors of type {dtype} ({name}) are not understood")
-                yield name, TensorInfo(path, dtype, shape, count * _DTYPE_BYTES[dtype])
+                    raise ModelError(f"{path}: tensor {name} has type {dtype}: not supported")
+                yield name, TensorInfo(path, dtype, shape, math.prod(shape) * _DTYPE_BYTES[dtype])
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{path} is damaged or cut short ({error}). Get the model again with `youtu pull`."

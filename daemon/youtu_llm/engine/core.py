@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence as Ids
+from dataclasses import replace
 
 import msgspec
 import psutil
@@ -28,14 +29,14 @@ from youtu_llm.protocol import (
     pages_for,
 )
 
-PIN_ID = ""  # no request's: those of clients have a character at least
+PIN_ID = ""  # no request has this id: those of clients are not empty
 
 
 class Core:
     """Scheduler, pages and model together.
 
-    Each request that `add` took is answered by outputs of `step` or `abort`, the last of which
-    has a finish_reason.
+    Every request that `add` accepts gets outputs from `step` or `abort`; the last one has a
+    finish_reason.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Core:
     def add(
         self, id: str, prompt_ids: Ids[int], params: SamplingParams, priority: int = 0
     ) -> Output | None:
-        """Queue a request. What cannot be served is answered at once."""
+        """Queue a request; returns a refusal if it cannot be served, else None."""
         if self.scheduler.knows(id):
             return _refusal(id, "invalid_request", f"the id {id!r} is in use")
         limit = self.plan.max_model_len
@@ -86,13 +87,13 @@ class Core:
         if not prompt_ids or not all(0 <= token < self.vocab_size for token in prompt_ids):
             return _refusal(id, "invalid_request", "the prompt is empty or holds unknown ids")
         if params.seed is None:
-            params = msgspec.structs.replace(params, seed=secrets.randbits(63))
+            params = replace(params, seed=secrets.randbits(63))
         now = time.monotonic()
         self.scheduler.add(Sequence(id, prompt_ids, params, arrival_s=now, priority=priority))
         return None
 
     def abort(self, id: str) -> Output | None:
-        """End a request; None if it is not known (any more)."""
+        """End a request; None if the id is unknown or has ended already."""
         seq = self.scheduler.abort(id)
         if seq is None:
             return None
@@ -103,9 +104,9 @@ class Core:
         return self.scheduler.plan()
 
     def run_step(self, plan: Plan) -> list[Output]:
-        """Compute a plan. Out of memory fails the newest of its requests, and only that one."""
+        """Compute a plan. Running out of memory fails only the newest of its requests."""
         if not plan.chunks:
-            raise RuntimeError("there is work, but no page for any of it: the plan is wrong")
+            raise RuntimeError("sequences are waiting, but the plan is empty: no page for any")
         self._last_work_s = time.monotonic()
         try:
             sampled = self.runner.run(plan)
@@ -129,20 +130,20 @@ class Core:
         return self.run_step(self.plan_step())
 
     def pin(self, prompt_ids: Ids[int]) -> None:
-        """Prefill a profile's system prompt by the next steps and keep its pages; those of the
-        one before are let go."""
+        """Prefill a profile's system prompt in the next steps and pin its pages; the pages
+        pinned before are released."""
         self.abort(PIN_ID)
         self.scheduler.unpin()
         pages = pages_for(len(prompt_ids))
         if not pages or not self.scheduler.limits.prefix_cache:
             return
         if pages > self.plan.pinned_pages:
-            return  # the plan has no room to keep it; it is shared while it is used
+            return  # not planned for: shared like any prefix, but evictable
         params = SamplingParams(max_new_tokens=0, seed=0)
         self.scheduler.add(Sequence(PIN_ID, prompt_ids, params, arrival_s=time.monotonic()))
 
     def idle(self) -> None:
-        """Called about once a second without work: old prefixes give their memory back."""
+        """Call about once a second while idle: frees cached prefixes after `cache_idle_s`."""
         if time.monotonic() - self._last_work_s > self._cache_idle_s and self.pool.num_cached:
             self.pool.evict_cached()
             self.cache.trim(self.pool)
@@ -177,20 +178,21 @@ class Core:
         )
 
     def _fail_numerically(self, seq: Sequence) -> Output:
-        self.scheduler.abort(seq.id)
-        message = "the model computed no number for the next token: its file may be damaged"
-        output = _refusal(seq.id, "engine_error", message)
-        return msgspec.structs.replace(output, usage=seq.usage())
+        message = "the logits are not finite: the model's files may be damaged"
+        return self._fail(seq, "engine_error", message)
 
     def _fail_newest(self, plan: Plan, error: BaseException) -> Output:
         seq = list(plan.chunks)[-1]
-        self.scheduler.abort(seq.id)
+        output = self._fail(seq, "out_of_memory", f"out of memory for this request: {error}")
         self.pool.evict_cached()
         self.cache.trim(self.pool)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        output = _refusal(seq.id, "out_of_memory", f"no memory for this request: {error}")
-        return msgspec.structs.replace(output, usage=seq.usage())
+        return output
+
+    def _fail(self, seq: Sequence, code: str, message: str) -> Output:
+        self.scheduler.abort(seq.id)
+        return msgspec.structs.replace(_refusal(seq.id, code, message), usage=seq.usage())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,13 +1,13 @@
 """Decode steps as captured CUDA graphs: one launch instead of hundreds.
 
-A graph is recorded once for each batch size and reads where it is told to: token ids, positions,
-slots, lengths and page tables are device data, brought over by one copy a step. Its rows beyond
-the sequences at hand have no slot and no context: they write nothing and attend to nothing.
+A graph is captured once for each batch size. Its arguments (token ids, positions, slots, lengths
+and page tables) are device data, written by one copy per step. Rows beyond the sequences have no
+slot and no context: they write nothing and attend to nothing.
 
-A recorded step ends by turning its inputs into the next step's, so greedy decoding can be one step
-ahead: while the host books a token, the device computes what follows if everybody goes on. If
-somebody does not, that step's result is dropped; what it wrote lies behind the end of its sequence
-and is overwritten before it is read.
+A captured step ends by turning its inputs into the next step's, so greedy decoding can be one step
+ahead: while the host records a token, the device computes the next one, right if every sequence
+continues. If one stops, that step's result is dropped; what it wrote lies behind the end of its
+sequence and is overwritten before it is read.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Inputs:
         self._ids, self._positions, self._slots, self._lengths, self._tables = (
             part.numpy() for part in self._split(self._host)
         )
-        self._pages: list[list[int]] = [[]] * rows  # what the rows of the tables hold
+        self._pages: list[list[int]] = [[]] * rows  # in each row of the tables
 
     def _split(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         rows = self._rows
@@ -94,15 +94,15 @@ class _Graph:
             context_len=lengths,
             page_table=tables,
             query_lens=(1,) * rows,
-            context_lens=(1,) * rows,  # whatever is on the device: kernels look there
+            context_lens=(1,) * rows,  # unused: kernels read context_len on the device
         )
         self.batch = batch  # its tensors must outlive the graph
         # Kernels write here themselves: a copy between two steps would cost 40 us.
         self._found = torch.zeros(2, rows, dtype=torch.int64, pin_memory=True)
         self._done = (torch.cuda.Event(), torch.cuda.Event())
-        self._turn = 0  # as on the device, once what is under way is done
-        self._ahead: list[_Place] | None = None  # whose next tokens are under way
-        ops.argmax(model.forward(batch, cache))  # what is set up at the first call
+        self._turn = 0  # as on the device, once launched steps are done
+        self._ahead: list[_Place] | None = None  # whose next tokens are being computed
+        ops.argmax(model.forward(batch, cache))  # warm-up: one-time set-up must not be captured
         torch.cuda.synchronize()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(stream):
@@ -126,12 +126,12 @@ class _Graph:
         self._ahead = None
         turn = (self._turn - 1) % 2
         # The next page of a sequence is not known yet.
-        go_on = all((place.position + 1) % PAGE_SIZE for place in places)
-        if go_on:
+        continues = all((place.position + 1) % PAGE_SIZE for place in places)
+        if continues:
             self._launch()
         self._done[turn].synchronize()
         tokens: list[int] = self._found[turn, : len(sequences)].tolist()
-        if go_on:
+        if continues:
             self._ahead = [
                 _Place(place.sequence, place.position + 1, token, place.slot + 1, place.length + 1)
                 for place, token in zip(places, tokens, strict=True)
@@ -152,7 +152,7 @@ class _Graph:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What a step of one sequence depends on, its pages aside."""
+    """What a step of one sequence depends on, except its pages."""
 
     sequence: Sequence
     position: int
@@ -168,7 +168,7 @@ def _place(seq: Sequence) -> _Place:
 
 
 class DecodeGraphs:
-    """The captured decode steps of a model whose operations can be captured."""
+    """The captured decode steps of a model, one graph per batch size."""
 
     @torch.inference_mode()
     def __init__(
@@ -177,7 +177,7 @@ class DecodeGraphs:
         pool, stream = torch.cuda.graph_pool_handle(), _new_stream()
         enough = next((size for size in SIZES if size >= max_num_seqs), SIZES[-1])
         sizes = [size for size in SIZES if size <= enough]
-        # While this stream captures, what frees pinned memory would spoil it.
+        # Freeing pinned memory during a capture would invalidate it.
         gc.collect()
         with model.ops.shared_logits():
             # The largest first: the others fit into its memory.
@@ -188,7 +188,7 @@ class DecodeGraphs:
         self.max_rows = sizes[-1]
 
     def run(self, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
-        """The next tokens of sequences that each have one token to catch up with.
+        """The next tokens of sequences that each have one token to compute.
 
         -> (logits [n, vocab], ids of the largest [n]), valid until the next call.
         """

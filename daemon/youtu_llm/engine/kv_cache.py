@@ -1,4 +1,4 @@
-"""The memory behind the pages: grown and given back in chunks."""
+"""The memory behind the pages, allocated and freed in chunks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from youtu_llm.engine.page_pool import PagePool
 from youtu_llm.ops.api import PAGE_SIZE, CacheSpec, CacheStorage
 
-# Recent L4T refuses large single allocations; smaller chunks also give memory back sooner.
+# Recent L4T refuses large single allocations; smaller chunks are also freed sooner.
 CHUNK_BYTES = 32 << 20
 
 
@@ -30,13 +30,13 @@ class KVCache(CacheStorage):
         return sum(chunk.nbytes for chunk in self._chunks.values())
 
     def ensure(self, pages: list[int]) -> None:
-        """Back these pages with memory. May raise torch's out-of-memory error."""
+        """Allocate memory for these pages. May raise torch's out-of-memory error."""
         for page in pages:
             if self.pages[page] is None:
                 self._grow(page // self.chunk_pages)
 
     def trim(self, pool: PagePool) -> None:
-        """Give back the chunks in which no page is used or cached."""
+        """Free the chunks in which no page is used or cached."""
         for index in list(self._chunks):
             pages = self._pages_of(index)
             if all(pool.is_blank(page) for page in pages):

@@ -1,4 +1,4 @@
-"""The memory plan: who needs what, computed before anything is loaded."""
+"""The memory plan, computed before anything is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """What the engine will take, and which bound limits its pages. Bytes unless named."""
+    """The engine's memory in bytes, and which bound limits its pages."""
 
     total: int  # what may be used
     total_by: str
@@ -58,7 +58,7 @@ def plan(
     rope_plan: RopePlan,
     backend: Backend,
 ) -> EnginePlan:
-    """Raises ResourceError, with the whole table, when not even one conversation fits."""
+    """Raises ResourceError, with the whole table, when no conversation fits."""
     model, ops = checkpoint.config, backend.ops
     total, total_by = _total(config, ops.device)
     weights = checkpoint.loaded_bytes(ops.dtype)
@@ -71,7 +71,7 @@ def plan(
     longest = rope_plan.max_positions
     pinned = pages_for(len(config.pinned_prefix_ids))
     window_pages = 0
-    if config.window_tokens:  # the system prompt stays, and something besides it must fit
+    if config.window_tokens:  # the system prompt is kept; two pages besides make it roll
         window_pages = max(pinned + 2, pages_for(min(config.window_tokens, longest)))
         longest = window_pages * PAGE_SIZE
     # One page more than the text needs: a shared page is copied before it is written.
@@ -145,7 +145,7 @@ def _total(config: EngineConfig, device: torch.device) -> tuple[int, str]:
 
 
 def _cgroup_free() -> int | None:
-    """What this process's cgroup (v2) and its parents still allow; None without a limit."""
+    """Bytes that this process's cgroup (v2) and its parents still allow; None: no limit."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
         line = next(line for line in lines if line.startswith("0::"))
@@ -166,7 +166,7 @@ def _cgroup_free() -> int | None:
 
 
 def _page_cache(cgroup: Path) -> int:
-    """Bytes of files read before that the kernel drops when memory is short."""
+    """Bytes of cached files, which the kernel drops when memory is short."""
     for line in (cgroup / "memory.stat").read_text().splitlines():
         name, _, size = line.partition(" ")
         if name == "inactive_file":

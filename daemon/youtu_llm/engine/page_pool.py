@@ -1,9 +1,9 @@
-"""Which pages are whose: reference counts, the prefix index and eviction. No torch.
+"""The pages of the cache: reference counts, the prefix index and eviction. No torch.
 
-Pages hold `PAGE_SIZE` tokens each. A page with known content stays findable after its last
-user left, until somebody needs the room: least recently used first. Content is found by the
+Pages hold `PAGE_SIZE` tokens each. A page with known content stays cached after its last
+reference, until its room is needed: least recently used first. Content is found by the
 chain of its ancestors: a full page's name is SHA-256 over its parent's name and its tokens,
-seeded per process, so that nobody can aim for a collision.
+seeded per process, so that a client cannot construct a collision.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class PagePool:
         return self._references[page] == 0 and page not in self._cached
 
     def allocate(self) -> int:
-        """A page of one's own. Raises OutOfPages."""
+        """A page with one reference. Raises OutOfPages."""
         if self._blank:
             page = heapq.heappop(self._blank)
         elif self._cached:
@@ -105,7 +105,7 @@ class PagePool:
                 heapq.heappush(self._blank, page)
 
     def evict_cached(self) -> None:
-        """Forget everything nobody uses."""
+        """Forget all cached pages."""
         while self._cached:
             page, _ = self._cached.popitem(last=False)
             self._forget(page)
@@ -119,7 +119,7 @@ class PagePool:
     def describe(self, page: int, parent: bytes, tokens: Tokens[int]) -> bytes | None:
         """Make a used page findable; returns its name if it is full.
 
-        A page whose twin is known already stays its user's own.
+        A page whose content is indexed already is not indexed again.
         """
         key = self.key(parent, tokens) if len(tokens) == PAGE_SIZE else None
         content = Content(parent, tuple(tokens), key)
@@ -132,7 +132,7 @@ class PagePool:
     def find(self, token_ids: Tokens[int]) -> Prefix:
         """The longest beginning of `token_ids` that pages hold, at least one token short.
 
-        One token must remain to be computed: its logits are what the caller is after.
+        One token must remain to be computed: the caller needs its logits.
         """
         prefix, parent, start = Prefix(), self.root, 0
         limit = len(token_ids) - 1
@@ -153,7 +153,7 @@ class PagePool:
     def _best_child(self, parent: bytes, wanted: tuple[int, ...]) -> tuple[int | None, int]:
         best, best_common = None, 0
         for page in self._children.get(parent, ()):
-            common = _common_prefix(self._content[page].tokens, wanted)
+            common = common_prefix_len(self._content[page].tokens, wanted)
             if common > best_common:
                 best, best_common = page, common
         return best, best_common
@@ -178,7 +178,7 @@ class PagePool:
         assert sorted(listed) == sorted(self._content), "the index and the contents differ"
 
 
-def _common_prefix(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+def common_prefix_len(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
         return n

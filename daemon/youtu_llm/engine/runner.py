@@ -21,9 +21,9 @@ class Runner:
         self._graphs: DecodeGraphs | None = None
 
     def capture(self, *, max_num_seqs: int, max_pages: int) -> None:
-        """Record the decode steps, if the backend can; `max_pages` of a sequence."""
+        """Capture the decode steps if the backend can; a sequence has up to `max_pages`."""
         if self.model.ops.can_capture:
-            torch.cuda.empty_cache()  # of what loading left over
+            torch.cuda.empty_cache()  # blocks that loading no longer uses
             self._graphs = DecodeGraphs(
                 self.model, self.cache, max_num_seqs=max_num_seqs, max_pages=max_pages
             )
@@ -32,8 +32,8 @@ class Runner:
     def run(self, plan: Plan) -> dict[Sequence, int]:
         """One step. -> the next token of each sequence that caught up.
 
-        May raise torch's out-of-memory error; nothing is booked then, so the step can be tried
-        again with fewer sequences.
+        May raise torch's out-of-memory error; no sequence has changed then, so the step can be
+        run again with fewer sequences.
         """
         for seq in plan.chunks:
             self.cache.ensure(seq.pages)

@@ -15,14 +15,14 @@ _MASK64 = (1 << 64) - 1
 
 
 class Sampler:
-    """Greedy, temperature, top-k, top-p, min-p, repetition penalty, seed.
+    """Chooses by each sequence's SamplingParams.
 
     The draw depends on the seed and the token's position alone, so an answer is the same in
     any batch and after preemption.
     """
 
     def __init__(self) -> None:
-        # Which ids a sequence has said or read; only kept for those with a penalty.
+        # The ids in a sequence's prompt and answer; only for sequences with a penalty.
         self._seen: weakref.WeakKeyDictionary[Sequence, tuple[int, Tensor]] = (
             weakref.WeakKeyDictionary()
         )
@@ -32,8 +32,8 @@ class Sampler:
     ) -> list[int]:
         """logits [R, vocab] float32, a row for each sequence -> R token ids.
 
-        `best` [R] holds what ops.argmax says of them, if it is known. Reading the result is the
-        only time that the host waits for the device.
+        `best` [R] is their ops.argmax if computed already. The host waits for the device only
+        when it reads the result.
         """
         for row, seq in zip(logits, sequences, strict=True):
             if seq.params.repetition_penalty != 1.0:

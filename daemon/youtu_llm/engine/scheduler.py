@@ -1,17 +1,16 @@
 """What the next step computes. No torch.
 
-There is no prefill mode and no decode mode: each sequence has tokens that the cache must catch
-up with, under one token budget a step. Sequences with one token left (decodes) go first, then
-chunks of prompts in order of arrival. When pages run out, the newest sequence is preempted: it
-gives its pages back and is computed again later. Priority comes before arrival in all of this,
-and a waiting sequence takes the place of a running one of lower priority.
+There is no prefill mode and no decode mode: each sequence has tokens to compute, under one token
+budget per step. Sequences with one token left (decodes) are first, then chunks of prompts in
+order of arrival. When pages run out, the newest sequence is preempted: its pages are released and
+it is recomputed later. Priority precedes arrival throughout, and a waiting sequence preempts a
+running one of lower priority.
 
 The rolling window forgets whole pages: a token in page `a` sees the kept pages at the start and
 the newest ones up to `a`, `window_pages` together. What a token sees depends on its position
 alone, never on chunking or preemption. Positions stay absolute. The first page is always kept
 (attention sinks, Xiao et al. 2023), and so is the pinned system prompt. A sequence that reaches
-the model's last position is rebased: what is still visible moves to the front and is computed
-again.
+the model's last position is rebased: its visible tokens move to the front and are recomputed.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from youtu_llm.engine.page_pool import OutOfPages, PagePool, Prefix
+from youtu_llm.engine.page_pool import OutOfPages, PagePool, Prefix, common_prefix_len
 from youtu_llm.engine.sequence import Sequence
 from youtu_llm.protocol import PAGE_SIZE, FinishReason, pages_for
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a step and a sequence may take."""
+    """Limits of a step and of a sequence."""
 
     max_num_seqs: int
     max_step_tokens: int
@@ -38,7 +37,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Plan:
-    """One step: how many tokens of which sequence."""
+    """One step: how many tokens of each sequence to compute."""
 
     chunks: dict[Sequence, int] = field(default_factory=dict)
 
@@ -48,7 +47,7 @@ class Plan:
 
     @property
     def prefilling(self) -> tuple[str, ...]:
-        """Ids of the requests whose prompts it computes."""
+        """Ids of the requests in their prompt."""
         return tuple(seq.id for seq in self.chunks if not seq.num_generated)
 
     @property
@@ -63,7 +62,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a committed step did for one sequence."""
+    """The result of a committed step for one sequence."""
 
     seq: Sequence
     token_id: int | None
@@ -94,14 +93,10 @@ class Scheduler:
     def add(self, seq: Sequence) -> None:
         if seq.id in self._sequences:
             raise ValueError(f"request id {seq.id!r} is in use")
-        common = 0
-        while common < min(len(self.pinned_ids), seq.num_prompt):
-            if self.pinned_ids[common] != seq.token_ids[common]:
-                break
-            common += 1
+        common = common_prefix_len(self.pinned_ids, tuple(seq.token_ids))
         seq.num_kept_pages = max(1, min(pages_for(common), self.limits.window_pages - 1))
         self._sequences[seq.id] = seq
-        self._wait(seq, ahead_of_equals=False)
+        self._enqueue(seq, ahead_of_equals=False)
 
     def abort(self, id: str) -> Sequence | None:
         """End a sequence now; its pages are free when this returns."""
@@ -124,25 +119,23 @@ class Scheduler:
             if len(self.running) < self.limits.max_num_seqs and self._admit(first):
                 self._schedule(first, plan)
                 continue
-            last = self._least()
+            last = self._victim()
             if last is None or last.priority >= first.priority:
                 break
-            self._preempt(last, plan)  # behind `first`, with what it computed still known
+            self._preempt(last, plan)  # queued behind `first`; its pages stay cached
         return plan
 
-    def _least(self) -> Sequence | None:
-        """Who gives way: the newest of the lowest priority that runs."""
+    def _victim(self) -> Sequence | None:
+        """Preemption victim: newest of the lowest running priority."""
         return min(reversed(self.running), key=lambda s: s.priority, default=None)
 
-    def _wait(self, seq: Sequence, *, ahead_of_equals: bool) -> None:
-        """Into the queue, which is in order of priority, then of arrival."""
-        at = 0
-        for other in self.waiting:
-            if other.priority < seq.priority:
-                break
-            if other.priority == seq.priority and ahead_of_equals:
-                break
-            at += 1
+    def _enqueue(self, seq: Sequence, *, ahead_of_equals: bool) -> None:
+        """Insert into the queue, ordered by priority, then by arrival."""
+        at = sum(
+            other.priority > seq.priority
+            or (other.priority == seq.priority and not ahead_of_equals)
+            for other in self.waiting
+        )
         self.waiting.insert(at, seq)
 
     def _schedule(self, seq: Sequence, plan: Plan) -> None:
@@ -160,8 +153,8 @@ class Scheduler:
             try:
                 seq.pages.append(self.pool.allocate())
             except OutOfPages:
-                last = self._least()
-                assert last is not None  # `seq` runs
+                last = self._victim()
+                assert last is not None  # `seq` is running
                 self._preempt(last, plan)
                 if last is seq:
                     return
@@ -180,15 +173,15 @@ class Scheduler:
         seq.num_forgotten = max(seq.num_forgotten, forgotten)
 
     def _pages_to_drop(self, position: int) -> int:
-        """How many pages a token there no longer sees."""
+        """How many pages a token at `position` no longer sees."""
         window = self.limits.window_pages
         return max(0, position // PAGE_SIZE + 1 - window) if window else 0
 
     def _rebase(self, seq: Sequence) -> None:
         """Start again from the kept pages and the newest half of the window.
 
-        The plan leaves two pages at least between the kept ones and the last position, so this
-        always makes room.
+        The memory plan leaves at least two pages between the kept ones and the last position, so
+        this always makes room.
         """
         kept = seq.num_kept_pages * PAGE_SIZE
         tail = max(1, (self.limits.window_pages - seq.num_kept_pages) // 2) * PAGE_SIZE
@@ -199,7 +192,7 @@ class Scheduler:
 
     def _admit(self, seq: Sequence) -> bool:
         prefix = self.pool.find(seq.token_ids) if self.limits.prefix_cache else Prefix()
-        dropped = self._pages_to_drop(prefix.num_tokens)  # known, but out of sight by now
+        dropped = self._pages_to_drop(prefix.num_tokens)  # cached, but outside the window
         kept = seq.num_kept_pages
         visible = prefix.pages[:kept] + prefix.pages[kept + dropped :]
         taken = [*visible, *([prefix.partial[0]] if prefix.partial else [])]
@@ -231,13 +224,13 @@ class Scheduler:
         plan.chunks.pop(seq, None)
         self.running.remove(seq)
         self._give_back_pages(seq)
-        self._wait(seq, ahead_of_equals=True)
+        self._enqueue(seq, ahead_of_equals=True)
         self.num_preempted += 1
 
     # --- commit
 
     def commit(self, plan: Plan, sampled: dict[Sequence, int]) -> list[Progress]:
-        """Book what a step computed. `sampled` has a token for each sequence that caught up."""
+        """Record a computed step. `sampled` has a token for each sequence that caught up."""
         progress = []
         for seq, length in plan.chunks.items():
             self._release_copy(seq)
@@ -311,7 +304,7 @@ class Scheduler:
     # --- pins
 
     def pin_when_done(self, seq: Sequence) -> None:
-        """Keep the pages of a sequence, which is about to be computed whole, for good."""
+        """Pin the pages of a sequence that the current step completes."""
         self.pinned_ids = tuple(seq.token_ids)
         for page in seq.pages:
             self.pool.share(page)

@@ -8,10 +8,10 @@ from youtu_llm.protocol import PAGE_SIZE, SamplingParams, Usage
 
 
 class Sequence:
-    """Tokens that the cache catches up with.
+    """The tokens of a request, and how many of them the cache holds.
 
-    The first `num_computed` of `token_ids` have cache entries; the rest is what the next steps
-    do, whether it is a prompt, one sampled token or a recomputation after preemption.
+    The first `num_computed` of `token_ids` have cache entries; the next steps compute the
+    rest: a prompt, one sampled token or a recomputation after preemption.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Sequence:
         self.num_cached = 0  # of the prompt, found in shared pages when it was first admitted
         self.pages: list[int] = []  # the visible ones, in order
         self.page_keys: list[bytes] = []  # names of all full pages so far, dropped ones too
-        self.num_kept_pages = 1  # at the start, that the rolling window never drops
+        self.num_kept_pages = 1  # at the start: never dropped by the rolling window
         self.num_dropped_pages = 0  # after the kept ones: no longer visible
         self.num_rebased = 0  # tokens that a rebase took out of token_ids
         self.num_forgotten = 0  # tokens that fell out of the window, in all
-        self.copy_from: int | None = None  # a shared page its own last page begins as
+        self.copy_from: int | None = None  # a shared page whose beginning its own last page copies
         self.arrival_s = arrival_s
         self.started_s: float | None = None
 
@@ -47,7 +47,7 @@ class Sequence:
 
     @property
     def num_visible(self) -> int:
-        """Computed tokens that the page table still lists."""
+        """Computed tokens that are in the page table."""
         return self.num_computed - self.num_dropped_pages * PAGE_SIZE
 
     def page_of(self, position: int) -> int:

@@ -1,10 +1,11 @@
-"""Tensors in the form a backend computes with: taken one by one, never two copies in memory."""
+"""Tensors in the form a backend computes with, read one by one: never two copies in memory."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class TensorSource(Protocol):
 class Weights:
     """The tensors under a prefix, in the form the backend computes with.
 
-    Every tensor is taken once, with its shape checked; `finish` refuses what nobody took.
+    Every tensor is taken once, with its shape checked; `finish` refuses those not taken.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Weights:
         return self._ops.prepare_embedding(weight)
 
     def finish(self, *, tied_head: bool) -> None:
-        """Raise ModelError if tensors remain that no layer took."""
+        """Raise ModelError for tensors that no layer took."""
         surplus = {name for name in self._left if not name.endswith(_DERIVED)}
         if tied_head:  # some checkpoints save the tied head twice
             surplus -= {"lm_head.weight", "lm_head.scales"}
@@ -122,7 +123,7 @@ class Weights:
         if weight.dtype == torch.int8:
             return Int8Weight(weight, self._take(f"{name}.scales", (out_features,)), b)
         if not weight.is_floating_point():
-            raise ModelError(f"{self._prefix}{name}.weight: type {weight.dtype} is not understood")
+            raise ModelError(f"{self._prefix}{name}.weight: type {weight.dtype} is not supported")
         return DenseWeight(weight, b)
 
     def _group_size(self, in_features: int) -> int:
@@ -149,22 +150,17 @@ class Weights:
 
 
 def _concatenate(parts: list[Weight]) -> Weight:
+    """Weights of one kind as one whose outputs follow one another."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
-    biases = [part.bias for part in parts]
-    bias = None if first.bias is None else torch.cat([b for b in biases if b is not None])
-    if isinstance(first, DenseWeight):
-        return DenseWeight(torch.cat([p.weight for p in parts if isinstance(p, DenseWeight)]), bias)
-    if isinstance(first, Int8Weight):
-        same8 = [p for p in parts if isinstance(p, Int8Weight)]
-        return Int8Weight(
-            torch.cat([p.weight for p in same8]), torch.cat([p.scales for p in same8]), bias
-        )
-    same4 = [p for p in parts if isinstance(p, Int4Weight)]
-    return Int4Weight(
-        torch.cat([p.qweight for p in same4], dim=1),
-        torch.cat([p.qzeros for p in same4], dim=1),
-        torch.cat([p.scales for p in same4], dim=1),
-        bias,
-    )
+    dim = 1 if isinstance(first, Int4Weight) else 0  # of the outputs
+
+    def joined(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        if values[0] is None:
+            return None
+        return torch.cat(values, dim=0 if name == "bias" else dim)
+
+    fields: dict[str, Any] = {field.name: joined(field.name) for field in dataclasses.fields(first)}
+    return dataclasses.replace(first, **fields)

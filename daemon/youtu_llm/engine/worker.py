@@ -1,8 +1,8 @@
 """The engine process: `python -m youtu_llm.engine.worker --fd N`.
 
-N is one end of a socket pair whose other end the service holds. The process loads when it is
-told to, then steps; between steps it drains messages. It ends with the service: at end of file
-on its descriptor, or by the parent-death signal.
+N is one end of a socket pair; the service holds the other. The process loads the model on
+Configure, then steps, and drains messages between steps. It exits with the service: at end of
+file on its descriptor, or by the parent-death signal.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STEP_HEARTBEAT_S = 0.2
 
 
 class Disconnected(Exception):
-    """The service is gone; so must we."""
+    """The service closed its end of the socket."""
 
 
 class Link:
@@ -56,7 +56,7 @@ class Link:
         self._reader = protocol.FrameReader()
         self._poll = select.poll()  # the number of an inherited descriptor may exceed select's
         self._poll.register(self.socket, select.POLLIN)
-        self.unread: list[protocol.ToEngine] = []  # received, but left for the next `receive`
+        self.unread: list[protocol.ToEngine] = []  # received, for the next `receive`
 
     def send(self, message: FromEngine) -> None:
         try:
@@ -65,7 +65,7 @@ class Link:
             raise Disconnected from None
 
     def receive(self, timeout_s: float) -> list[protocol.ToEngine]:
-        """What has arrived; waits up to `timeout_s` for the first byte."""
+        """The messages that have arrived; waits up to `timeout_s` for the first byte."""
         if self.unread:
             messages, self.unread = self.unread, []
             return messages
@@ -105,7 +105,7 @@ class Worker:
 
     def _step(self, core: Core) -> list[Output]:
         plan = core.plan_step()
-        # Announced when it may take long or is a request's first; other steps only now and then.
+        # A heartbeat precedes every step that may be long or a request's first; else only some.
         is_short = plan.num_tokens == len(plan.chunks) and not plan.prefilling
         if not is_short or self._is_due(STEP_HEARTBEAT_S):
             self._beat(core.heartbeat("step", plan))
@@ -136,7 +136,7 @@ class Worker:
         try:
             core, hello = build(config, on_progress=self._report_progress)
         finally:
-            # A damaged file's digest explains more than the error it caused.
+            # A damaged file's digest explains more than the error that loading it raised.
             check.finish(lambda: self._report_progress(Heartbeat("loading", progress=1.0)))
         self.link.send(msgspec.structs.replace(hello, model_digest=check.digest))
         return core
@@ -152,7 +152,7 @@ class Worker:
         elif isinstance(message, Abort):
             output = core.abort(message.id)
         elif isinstance(message, Configure):
-            raise ValueError("this engine is configured; another configuration needs another one")
+            raise ValueError("this engine is configured already: start another process")
         elif isinstance(message, Pin):
             core.pin(message.prompt_ids)
         return [output] if output else []
@@ -175,7 +175,7 @@ def main(
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(levelname)s engine: %(message)s"
     )
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service; it tells us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which sends Shutdown
     link = Link(socket.socket(fileno=fd))
     try:
         make_worker(link).run()
@@ -184,8 +184,8 @@ def main(
     except (ModelError, ResourceError) as error:
         return _fatal(link, error.code, error.message, heals=False)
     except Exception as error:
-        # A CUDA error poisons the context for good: only a new process recovers.
-        log.exception("the engine ends")
+        # A CUDA error leaves the context unusable: only a new process recovers.
+        log.exception("the engine stops on an error")
         return _fatal(link, "engine_error", f"{type(error).__name__}: {error}", heals=True)
     return 0
 
@@ -195,7 +195,7 @@ def _fatal(link: Link, code: str, message: str, *, heals: bool) -> int:
     try:
         link.send(Fatal(code, message, heals))
     except Disconnected:
-        log.error("the daemon is gone")
+        log.error("the service has disconnected")
     return 1
 
 

@@ -128,7 +128,7 @@ class CpuOps(NativeOps):
         if isinstance(data, Int8Rows):
             return self._int8_linear(x, w, data, y)
         assert isinstance(data, DenseRows)
-        status = self._lib.youtu_dense_linear(
+        self._lib.youtu_dense_linear(
             y.data_ptr(),
             x.data_ptr(),
             data.address,
@@ -139,8 +139,6 @@ class CpuOps(NativeOps):
             row_stride(x),
             None,
         )
-        if status:
-            library.check(status, "linear")
         return y
 
     def logits(self, x: Tensor, head: Linear) -> Tensor:
@@ -151,7 +149,7 @@ class CpuOps(NativeOps):
     ) -> Tensor:
         num_tokens, num_heads, head_dim = q.shape
         out = self._empty(num_tokens, num_heads * head_dim)
-        status = self._lib.youtu_gqa_attention(
+        self._lib.youtu_gqa_attention(
             out.data_ptr(),
             q.data_ptr(),
             q.stride(0),
@@ -163,8 +161,6 @@ class CpuOps(NativeOps):
             scale,
             None,
         )
-        if status:
-            library.check(status, f"gqa_attention of {num_heads} heads of {head_dim}")
         return out
 
     def mla_attention(
@@ -183,12 +179,11 @@ class CpuOps(NativeOps):
         num_tokens, num_heads, q_dim = q.shape
         nope = kv_b.out_features // num_heads - v_dim
         out = self._empty(num_tokens, num_heads * v_dim)
-        status = self._lib.youtu_mla_attention(
+        arguments = library.MlaAttention(
             out.data_ptr(),
             q.data_ptr(),
             kv_b.data.address,
             kv_b.data.group_size,
-            self._step_for(batch, cache),
             num_heads,
             nope,
             q_dim - nope,
@@ -196,8 +191,6 @@ class CpuOps(NativeOps):
             kv_b.in_features,
             layer,
             scale,
-            None,
         )
-        if status:
-            library.check(status, f"mla_attention of {num_heads} heads of {nope} + {q_dim - nope}")
+        self._lib.youtu_mla_attention(arguments, self._step_for(batch, cache), None)
         return out

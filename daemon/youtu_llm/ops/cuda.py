@@ -112,14 +112,11 @@ class CudaOps(NativeOps):
     def argmax(self, logits: Tensor) -> Tensor:
         ids = torch.empty(logits.shape[0], dtype=torch.int64, device=self.device)
         assert logits.is_contiguous()
-        status = self._lib.youtu_argmax(
-            ids.data_ptr(), logits.data_ptr(), *logits.shape, self._stream()
-        )
-        library.check(status, "argmax")
+        self._lib.youtu_argmax(ids.data_ptr(), logits.data_ptr(), *logits.shape, self._stream())
         return ids
 
     def advance(self, batch: Batch, token_ids: Tensor, found: Tensor, turn: Tensor) -> None:
-        status = self._lib.youtu_advance(
+        self._lib.youtu_advance(
             batch.token_ids.data_ptr(),
             batch.positions.data_ptr(),
             batch.slots.data_ptr(),
@@ -130,7 +127,6 @@ class CudaOps(NativeOps):
             batch.num_tokens,
             self._stream(),
         )
-        library.check(status, "advance")
 
     # --- fused
 
@@ -155,7 +151,7 @@ class CudaOps(NativeOps):
 
     def _gated(self, x: Tensor, w: Linear, data: PackedInt4) -> Tensor:
         y = self._empty(x.shape[0], w.out_features // 2)
-        status = self._lib.youtu_int4_gated(
+        self._lib.youtu_int4_gated(
             y.data_ptr(),
             x.data_ptr(),
             data.address,
@@ -167,7 +163,6 @@ class CudaOps(NativeOps):
             row_stride(x),
             self._stream(),
         )
-        library.check(status, "gated linear")
         return y
 
     def _norm_linear(
@@ -184,7 +179,7 @@ class CudaOps(NativeOps):
         assert delta is None or delta.is_contiguous()
         total = x if delta is None else self._empty(x.shape[0], x.shape[1])
         y = self._empty(x.shape[0], w.out_features // 2 if gated else w.out_features)
-        status = self._lib.youtu_int4_norm_linear(
+        arguments = library.NormLinear(
             y.data_ptr(),
             total.data_ptr(),
             x.data_ptr(),
@@ -192,16 +187,15 @@ class CudaOps(NativeOps):
             norm.data_ptr(),
             data.address,
             data.bias_address,
+            row_stride(x),
             x.shape[0],
             w.out_features,
             w.in_features,
             data.group_size,
             gated,
-            row_stride(x),
             eps,
-            self._stream(),
         )
-        library.check(status, "norm_linear")
+        self._lib.youtu_int4_norm_linear(arguments, self._stream())
         return total, y
 
     # --- attention
@@ -220,7 +214,7 @@ class CudaOps(NativeOps):
                 outs.append(_attention(rows, k, v, scale))
                 continue
             outs.append(self._empty(len(rows), num_heads * head_dim))
-            status = self._lib.youtu_gqa_attention(
+            self._lib.youtu_gqa_attention(
                 outs[-1].data_ptr(),
                 rows.data_ptr(),
                 q.stride(0),
@@ -232,7 +226,6 @@ class CudaOps(NativeOps):
                 scale,
                 self._stream(),
             )
-            library.check(status, f"gqa_attention of {num_heads} heads of {head_dim}")
         return _joined(outs)
 
     def mla(
@@ -256,25 +249,23 @@ class CudaOps(NativeOps):
             return self.mla_attention(q, kv_b, batch, cache, layer, v_dim, scale)
         num_tokens, num_heads, _ = q.shape
         out = self._empty(num_tokens, num_heads * v_dim)
-        status = self._lib.youtu_mla_decode(
+        arguments = library.MlaDecode(
             out.data_ptr(),
             q.data_ptr(),
             latent.data_ptr(),
             norm.data_ptr(),
             data.address,
-            row_stride(latent),
             rope.cos.data_ptr(),
             rope.sin.data_ptr(),
+            row_stride(latent),
             rope.interleaved,
             data.group_size,
-            parts[0].step,
             num_heads,
             layer,
             scale,
             eps,
-            self._stream(),
         )
-        library.check(status, f"mla of {num_heads} heads, latent of {kv_b.in_features}")
+        self._lib.youtu_mla_decode(arguments, parts[0].step, self._stream())
         return out
 
     def _mla_norm_rope_cache(
@@ -289,23 +280,22 @@ class CudaOps(NativeOps):
         layer: int,
     ) -> None:
         """`mla_rope_cache` of a latent that is to be normalised."""
-        status = self._lib.youtu_mla_norm_rope_cache(
+        arguments = library.MlaNormRopeCache(
             q.data_ptr(),
             latent.data_ptr(),
             norm.data_ptr(),
-            row_stride(latent),
             rope.cos.data_ptr(),
             rope.sin.data_ptr(),
+            row_stride(latent),
             rope.dim,
             rope.interleaved,
-            self._step_for(batch, cache),
             q.shape[1],
             q.shape[2],
             layer,
             eps,
-            self._stream(),
         )
-        library.check(status, "mla_norm_rope_cache")
+        step = self._step_for(batch, cache)
+        self._lib.youtu_mla_norm_rope_cache(arguments, step, self._stream())
 
     def mla_attention(
         self,
@@ -334,12 +324,11 @@ class CudaOps(NativeOps):
                 del entries, kv, k_rope, k  # before the next takes memory
                 continue
             outs.append(self._empty(len(rows), num_heads * v_dim))
-            status = self._lib.youtu_mla_attention(
+            arguments = library.MlaAttention(
                 outs[-1].data_ptr(),
                 rows.data_ptr(),
                 data.address,
                 data.group_size,
-                part.step,
                 num_heads,
                 nope,
                 q_dim - nope,
@@ -347,18 +336,16 @@ class CudaOps(NativeOps):
                 rank,
                 layer,
                 scale,
-                self._stream(),
             )
-            library.check(status, f"mla_attention of {num_heads} heads of {nope} + {q_dim - nope}")
+            self._lib.youtu_mla_attention(arguments, part.step, self._stream())
         return _joined(outs)
 
     def _gather(self, part: Part, cache: CacheStorage, layer: int) -> Tensor:
         """The visible cache entries of a part of one sequence, [context, width]."""
         entries = self._empty(part.batch.context_lens[0], cache.spec.width)
-        status = self._lib.youtu_cache_gather(
+        self._lib.youtu_cache_gather(
             entries.data_ptr(), part.step, 0, len(entries), layer, self._stream()
         )
-        library.check(status, "cache_gather")
         return entries
 
     def _parts(self, batch: Batch, cache: CacheStorage) -> list[Part]:

@@ -1,11 +1,11 @@
-"""Where weights lie on a device: in few large allocations, no larger than needed."""
+"""Allocates weights on a device: few large allocations, no larger than needed."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-_SLAB_BYTES = 32 << 20  # while nobody says how much is to come
+_SLAB_BYTES = 32 << 20  # until the total is announced
 _LARGEST_SLAB_BYTES = 480 << 20  # recent L4T refuses large single allocations
 _GRAIN = 2 << 20  # what PyTorch rounds large allocations up to
 _ALIGNMENT = 256

@@ -13,76 +13,112 @@ from typing import Any
 import youtu_llm
 from youtu_llm.errors import ModelError, ResourceError
 
-ABI = 4
+ABI = 5
 SYSTEM_DIR = Path("/usr/lib/youtu")
 FLOAT32, FLOAT16 = 0, 1
 FEW_ROWS = 32
 
+# How this file writes types down. A struct of the header goes by its name there.
+_KINDS: dict[str, Any] = {"P": c_void_p, "I": c_int32, "L": c_int64, "F": c_float, "S": c_char_p}
+
+
+def _fields(text: str) -> list[tuple[str, Any]]:
+    """(name, type) of each field or argument: "P y x, I n" is two pointers and an int32."""
+    parts = [part.split() for part in text.split(",") if part]
+    return [(name, _KINDS[kind]) for kind, *names in parts for name in names]
+
 
 class Step(ctypes.Structure):
-    """`youtu_step`: one step's batch and cache."""
+    """One step's batch and cache."""
 
-    _fields_ = (
-        ("positions", c_void_p),
-        ("slots", c_void_p),
-        ("query_start", c_void_p),
-        ("context_len", c_void_p),
-        ("page_table", c_void_p),
-        ("page_addresses", c_void_p),
-        ("num_tokens", c_int32),
-        ("num_seqs", c_int32),
-        ("table_width", c_int32),
-        ("max_query_len", c_int32),
-        ("max_context_len", c_int32),
-        ("cache_width", c_int32),
-        ("cache_dtype", c_int32),
-        ("reserved", c_int32),
+    _fields_ = _fields(
+        "P positions slots query_start context_len page_table page_addresses, "
+        "I num_tokens num_seqs table_width max_query_len max_context_len cache_width cache_dtype "
+        "reserved"
     )
 
 
-_P, _I, _L, _F, _STEP = c_void_p, c_int32, c_int64, c_float, POINTER(Step)
+class MlaAttention(ctypes.Structure):
+    _fields_ = _fields(
+        "P out q kv_b, I group num_heads nope_dim rope_dim v_dim rank layer, F scale"
+    )
 
-# name: (result, arguments)
-SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "youtu_abi": (_I, ()),
-    "youtu_workspace_bytes": (_L, (_I,)),
-    "youtu_init": (_I, (_I, c_char_p, _P, _L)),
-    "youtu_isa": (c_char_p, ()),
-    "youtu_read_memory": (_I, (_P, _L, _P)),
-    "youtu_int4_bytes": (_L, (_I, _I, _I)),
-    "youtu_int4_pack": (_I, (_P, _P, _P, _P, _I, _I, _I, _P)),
-    "youtu_int4_linear": (_I, (_P, _P, _P, _P, _I, _I, _I, _I, _L, _P)),
-    "youtu_int8_linear": (_I, (_P, _P, _P, _P, _P, _I, _I, _I, _L, _P)),
-    "youtu_dense_linear": (_I, (_P, _P, _P, _P, _I, _I, _I, _L, _P)),
-    "youtu_int8_embed": (_I, (_P, _P, _P, _P, _I, _I, _I, _P)),
-    "youtu_rms_norm": (_I, (_P, _P, _P, _I, _I, _L, _F, _P)),
-    "youtu_add_rms_norm": (_I, (_P, _P, _P, _P, _I, _I, _F, _P)),
-    "youtu_layer_norm": (_I, (_P, _P, _P, _P, _I, _I, _F, _P)),
-    "youtu_silu_mul": (_I, (_P, _P, _I, _I, _P)),
-    "youtu_gelu_tanh": (_I, (_P, _P, _L, _P)),
-    "youtu_rope_cache": (_I, (_P, _P, _P, _I, _I, _STEP, _I, _I, _I, _I, _P)),
-    "youtu_gqa_attention": (_I, (_P, _P, _L, _STEP, _I, _I, _I, _I, _F, _P)),
-    "youtu_mla_rope_cache": (_I, (_P, _P, _L, _P, _P, _I, _I, _STEP, _I, _I, _I, _P)),
-    "youtu_mla_attention": (
-        _I,
-        (_P, _P, _P, _I, _STEP, _I, _I, _I, _I, _I, _I, _F, _P),
+
+class NormLinear(ctypes.Structure):
+    _fields_ = _fields(
+        "P y x_out x delta norm packed bias, L x_stride, I num_tokens n k group gated, F eps"
+    )
+
+
+class MlaNormRopeCache(ctypes.Structure):
+    _fields_ = _fields(
+        "P q latent norm cos sin, L latent_stride, I rope_dim interleaved num_heads "
+        "q_dim layer, F eps"
+    )
+
+
+class MlaDecode(ctypes.Structure):
+    _fields_ = _fields(
+        "P out q latent norm kv_b cos sin, L latent_stride, I interleaved group "
+        "num_heads layer, F scale eps"
+    )
+
+
+# By their names in the header; NAME_args are the arguments of function NAME.
+STRUCTS: dict[str, type[ctypes.Structure]] = {
+    "youtu_step": Step,
+    "youtu_mla_attention_args": MlaAttention,
+    "youtu_int4_norm_linear_args": NormLinear,
+    "youtu_mla_norm_rope_cache_args": MlaNormRopeCache,
+    "youtu_mla_decode_args": MlaDecode,
+}
+_KINDS |= {name: POINTER(struct) for name, struct in STRUCTS.items()}
+
+# Each function's arguments.
+_ARGUMENTS = {
+    "youtu_abi": "",
+    "youtu_workspace_bytes": "I threads",
+    "youtu_init": "I threads, S isa, P workspace, L bytes",
+    "youtu_isa": "",
+    "youtu_read_memory": "P data, L bytes, P stream",
+    "youtu_int4_bytes": "I n k group",
+    "youtu_int4_pack": "P packed qweight qzeros scales, I n k group, P stream",
+    "youtu_int4_linear": "P y x packed bias, I num_tokens n k group, L x_stride, P stream",
+    "youtu_int8_linear": "P y x weight scales bias, I num_tokens n k, L x_stride, P stream",
+    "youtu_dense_linear": "P y x weight bias, I num_tokens n k, L x_stride, P stream",
+    "youtu_int8_embed": "P y ids weight scales, I num_tokens n vocab, P stream",
+    "youtu_rms_norm": "P y x weight, I num_tokens n, L x_stride, F eps, P stream",
+    "youtu_add_rms_norm": "P y residual x weight, I num_tokens n, F eps, P stream",
+    "youtu_layer_norm": "P y x weight bias, I num_tokens n, F eps, P stream",
+    "youtu_silu_mul": "P y gate_up, I num_tokens n, P stream",
+    "youtu_gelu_tanh": "P y x, L count, P stream",
+    "youtu_rope_cache": (
+        "P qkv cos sin, I rope_dim interleaved, youtu_step step, "
+        "I num_heads num_kv_heads head_dim layer, P stream"
     ),
-    "youtu_int4_norm_linear": (
-        _I,
-        (_P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _I, _L, _F, _P),
+    "youtu_gqa_attention": (
+        "P out q, L q_stride, youtu_step step, I num_heads num_kv_heads head_dim layer, F scale, "
+        "P stream"
     ),
-    "youtu_int4_gated": (_I, (_P, _P, _P, _P, _I, _I, _I, _I, _L, _P)),
-    "youtu_argmax": (_I, (_P, _P, _I, _I, _P)),
-    "youtu_advance": (_I, (_P, _P, _P, _P, _P, _P, _P, _I, _P)),
-    "youtu_mla_norm_rope_cache": (
-        _I,
-        (_P, _P, _P, _L, _P, _P, _I, _I, _STEP, _I, _I, _I, _F, _P),
+    "youtu_mla_rope_cache": (
+        "P q latent, L latent_stride, P cos sin, I rope_dim interleaved, youtu_step step, "
+        "I num_heads q_dim layer, P stream"
     ),
-    "youtu_mla_decode": (
-        _I,
-        (_P, _P, _P, _P, _P, _L, _P, _P, _I, _I, _STEP, _I, _I, _F, _F, _P),
-    ),
-    "youtu_cache_gather": (_I, (_P, _STEP, _I, _I, _I, _P)),
+    "youtu_mla_attention": "youtu_mla_attention_args args, youtu_step step, P stream",
+    "youtu_int4_norm_linear": "youtu_int4_norm_linear_args args, P stream",
+    "youtu_int4_gated": "P y x packed bias, I num_tokens n k group, L x_stride, P stream",
+    "youtu_argmax": "P ids x, I num_rows n, P stream",
+    "youtu_advance": "P ids positions slots context_len next found turn, I num_rows, P stream",
+    "youtu_mla_norm_rope_cache": "youtu_mla_norm_rope_cache_args args, youtu_step step, P stream",
+    "youtu_mla_decode": "youtu_mla_decode_args args, youtu_step step, P stream",
+    "youtu_cache_gather": "P y, youtu_step step, I sequence count layer, P stream",
+}
+_RESULTS = {"youtu_workspace_bytes": c_int64, "youtu_int4_bytes": c_int64, "youtu_isa": c_char_p}
+
+# name: (result, {argument: type})
+SIGNATURES: dict[str, tuple[Any, dict[str, Any]]] = {
+    name: (_RESULTS.get(name, c_int32), dict(_fields(arguments)))
+    for name, arguments in _ARGUMENTS.items()
 }
 _ONLY = {
     "cpu": {"youtu_read_memory", "youtu_dense_linear"},
@@ -98,14 +134,14 @@ _ONLY = {
 }
 
 _ERRORS = {
-    1: "a shape or pointer that the kernel does not take",
+    1: "a shape, pointer or token id that the kernel does not take",
     2: "this machine lacks what was asked for",
     3: "the kernels' self-test failed on this machine",
 }
 
 
-# What the libraries write to. They know one workspace, the last one given, whatever became of the
-# operations that gave it; models loaded before go on with it.
+# Each library keeps one global workspace, the last one given, and all loaded models use it: keep it
+# alive here.
 workspaces: dict[str, Any] = {}
 
 
@@ -138,12 +174,30 @@ def load(backend: str) -> ctypes.CDLL:
         if any(name in only for other, only in _ONLY.items() if other != backend):
             continue
         function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+        function.restype, function.argtypes = result, tuple(arguments.values())
+        if "stream" in arguments:
+            function.errcheck = _check_operation
     return library
 
 
+def _check_operation(status: int, function: Any, values: tuple[Any, ...]) -> int:
+    """ctypes calls this after each operation; its error names the operation and its numbers."""
+    if status:
+        kinds = SIGNATURES[function.__name__][1]
+        numbers: dict[str, Any] = {}
+        for (name, kind), value in zip(kinds.items(), values, strict=True):
+            if isinstance(value, ctypes.Structure):
+                fields = [f[0] for f in value._fields_ if f[1] is not c_void_p]
+                numbers |= {field: getattr(value, field) for field in fields}
+            elif kind is not c_void_p:
+                numbers[name] = value
+        shape = ", ".join(f"{name}={value}" for name, value in numbers.items())
+        check(status, f"{function.__name__} with {shape}")
+    return status
+
+
 def check(status: int, what: str) -> None:
-    """Raise for a kernel's non-zero result."""
+    """Raise for a non-zero result: ResourceError for what the machine lacks, else ModelError."""
     if status == 0:
         return
     message = f"{what}: {_ERRORS.get(status, f'error {status}')}"

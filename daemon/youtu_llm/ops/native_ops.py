@@ -1,4 +1,4 @@
-"""What both native backends do alike: one call of a function of kernels/include/youtu_kernels.h."""
+"""What the native backends share: operations that are one call of the kernels' C ABI."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class DenseRows:
     weight: Tensor  # [out, in] in the activations' type
     address: int
     bias_address: int | None
-    group_size: int = 0  # as the kernels tell it from INT4
+    group_size: int = 0  # 0: not INT4
 
 
 class Memory(Protocol):
-    """Where weights lie."""
+    """Allocates weights."""
 
     def empty(self, num_bytes: int) -> Tensor:
         """uint8 [num_bytes], aligned to 64 bytes at least."""
@@ -111,7 +111,7 @@ class NativeOps(Ops):
         qweight = weight.qweight.to(self.device).contiguous()
         qzeros = weight.qzeros.to(self.device).contiguous()
         scales = weight.scales.to(self.device, torch.float16).contiguous()
-        status = self._lib.youtu_int4_pack(
+        self._lib.youtu_int4_pack(
             packed.data_ptr(),
             qweight.data_ptr(),
             qzeros.data_ptr(),
@@ -121,7 +121,6 @@ class NativeOps(Ops):
             group,
             self._stream(),
         )
-        library.check(status, "int4_pack")
         return PackedInt4(packed, packed.data_ptr(), bias_address, group)
 
     def _int8_rows(self, weight: Int8Weight, bias_address: int | None) -> Int8Rows:
@@ -152,7 +151,7 @@ class NativeOps(Ops):
         assert isinstance(data, Int8Rows)
         num_tokens = token_ids.shape[0]
         y = self._empty(num_tokens, table.in_features)
-        status = self._lib.youtu_int8_embed(
+        self._lib.youtu_int8_embed(
             y.data_ptr(),
             token_ids.data_ptr(),
             data.address,
@@ -162,14 +161,12 @@ class NativeOps(Ops):
             table.out_features,
             self._stream(),
         )
-        if status:
-            library.check(status, f"embed: an id outside 0..{table.out_features - 1}, or")
         return y
 
     def _int4_linear(self, x: Tensor, w: Linear, data: PackedInt4) -> Tensor:
         num_tokens = x.shape[0]
         y = self._empty(num_tokens, w.out_features)
-        status = self._lib.youtu_int4_linear(
+        self._lib.youtu_int4_linear(
             y.data_ptr(),
             x.data_ptr(),
             data.address,
@@ -181,13 +178,11 @@ class NativeOps(Ops):
             row_stride(x),
             self._stream(),
         )
-        if status:
-            library.check(status, f"linear of {tuple(x.shape)}, strides {x.stride()}")
         return y
 
     def _int8_linear(self, x: Tensor, w: Linear, data: Int8Rows, y: Tensor) -> Tensor:
         """y [T, out] float32 is written and returned."""
-        status = self._lib.youtu_int8_linear(
+        self._lib.youtu_int8_linear(
             y.data_ptr(),
             x.data_ptr(),
             data.address,
@@ -199,14 +194,12 @@ class NativeOps(Ops):
             row_stride(x),
             self._stream(),
         )
-        if status:
-            library.check(status, f"INT8 linear of {tuple(x.shape)}, strides {x.stride()}")
         return y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         num_tokens, n = x.shape
         y = self._empty(num_tokens, n)
-        status = self._lib.youtu_rms_norm(
+        self._lib.youtu_rms_norm(
             y.data_ptr(),
             x.data_ptr(),
             self._gains(weight),
@@ -216,8 +209,6 @@ class NativeOps(Ops):
             eps,
             self._stream(),
         )
-        if status:
-            library.check(status, "rms_norm")
         return y
 
     def add_rms_norm(self, residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -225,7 +216,7 @@ class NativeOps(Ops):
         assert residual.is_contiguous()
         assert x.is_contiguous()
         y = self._empty(num_tokens, n)
-        status = self._lib.youtu_add_rms_norm(
+        self._lib.youtu_add_rms_norm(
             y.data_ptr(),
             residual.data_ptr(),
             x.data_ptr(),
@@ -235,15 +226,13 @@ class NativeOps(Ops):
             eps,
             self._stream(),
         )
-        if status:
-            library.check(status, "add_rms_norm")
         return y
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         x = x.contiguous()
         num_tokens, n = x.shape
         y = self._empty(num_tokens, n)
-        status = self._lib.youtu_layer_norm(
+        self._lib.youtu_layer_norm(
             y.data_ptr(),
             x.data_ptr(),
             self._gains(weight),
@@ -253,8 +242,6 @@ class NativeOps(Ops):
             eps,
             self._stream(),
         )
-        if status:
-            library.check(status, "layer_norm")
         return y
 
     def _gains(self, weight: Tensor) -> int:
@@ -266,19 +253,13 @@ class NativeOps(Ops):
         assert gate_up.is_contiguous()
         num_tokens, n = gate_up.shape[0], gate_up.shape[1] // 2
         y = self._empty(num_tokens, n)
-        status = self._lib.youtu_silu_mul(
-            y.data_ptr(), gate_up.data_ptr(), num_tokens, n, self._stream()
-        )
-        if status:
-            library.check(status, "silu_mul")
+        self._lib.youtu_silu_mul(y.data_ptr(), gate_up.data_ptr(), num_tokens, n, self._stream())
         return y
 
     def gelu_tanh(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         y = self._empty(x.shape[0], x.shape[1])
-        status = self._lib.youtu_gelu_tanh(y.data_ptr(), x.data_ptr(), x.numel(), self._stream())
-        if status:
-            library.check(status, "gelu_tanh")
+        self._lib.youtu_gelu_tanh(y.data_ptr(), x.data_ptr(), x.numel(), self._stream())
         return y
 
     # --- rotary and cache
@@ -296,7 +277,7 @@ class NativeOps(Ops):
         heads = qkv.view(qkv.shape[0], -1, head_dim)  # [T, H + 2 G, D]
         num_kv_heads = cache.spec.width // (2 * head_dim)
         num_heads = heads.shape[1] - 2 * num_kv_heads
-        status = self._lib.youtu_rope_cache(
+        self._lib.youtu_rope_cache(
             qkv.data_ptr(),
             rope.cos.data_ptr(),
             rope.sin.data_ptr(),
@@ -309,15 +290,13 @@ class NativeOps(Ops):
             layer,
             self._stream(),
         )
-        if status:
-            library.check(status, "rope_cache")
         return heads[:, :num_heads]
 
     def mla_rope_cache(
         self, q: Tensor, latent: Tensor, rope: Rope, batch: Batch, cache: CacheStorage, layer: int
     ) -> Tensor:
         assert q.is_contiguous()
-        status = self._lib.youtu_mla_rope_cache(
+        self._lib.youtu_mla_rope_cache(
             q.data_ptr(),
             latent.data_ptr(),
             row_stride(latent),
@@ -331,8 +310,6 @@ class NativeOps(Ops):
             layer,
             self._stream(),
         )
-        if status:
-            library.check(status, "mla_rope_cache")
         return q
 
     def _step_for(self, batch: Batch, cache: CacheStorage) -> library.Step:

@@ -1,4 +1,4 @@
-"""The composition root: `run` puts the service together, serves, and takes it apart."""
+"""The composition root: `run` builds the service, serves, and shuts it down."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from youtu_llm.service.http.chat import ChatRoutes
 from youtu_llm.service.http.control import ControlRoutes
 from youtu_llm.service.http.openai import OpenAIRoutes
 from youtu_llm.service.http.sessions import SessionRoutes
-from youtu_llm.service.live import LoadTokenizer, Setup
+from youtu_llm.service.live import LiveConfig, LoadTokenizer
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.profiles import Profiles
-from youtu_llm.service.requests.pipeline import LAST_WORDS_S, Pipeline
-from youtu_llm.service.saved_profile import Choice
+from youtu_llm.service.requests.admission import LAST_WORDS_S, Admission
+from youtu_llm.service.requests.pipeline import Pipeline
+from youtu_llm.service.saved_profile import SavedProfile
 from youtu_llm.service.status import State, Status
 from youtu_llm.service.supervision.client import EngineClient
 from youtu_llm.service.supervision.supervisor import Supervisor
 from youtu_llm.service.systemd import Notifier
-from youtu_llm.service.thermal import Board
+from youtu_llm.service.thermal import ThermalMonitor
 from youtu_llm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -48,12 +49,12 @@ def run(
     state_dir: Path | None = None,
     system_root: Path = Path("/"),
 ) -> int:
-    """Serves until SIGTERM or SIGINT; the exit status.
+    """Serve until SIGTERM or SIGINT; return the exit status.
 
-    `engine_command` is executed with `--fd N` instead of the real engine. Raises ConfigError
-    for listeners that must not or cannot be opened; a model that cannot be loaded does not
-    end the daemon: it stays up and answers 503 with what to do. `state_dir` is where a choice
-    of profile is kept, this account's own if None; below `system_root` are /sys and /var.
+    `engine_command` is executed with `--fd N` instead of the real engine. `state_dir` holds the
+    saved profile, None: this account's default. `system_root` is the parent of /sys and /var.
+    Raises ConfigError for listeners that must not or cannot be opened. A model that cannot be
+    loaded does not stop the daemon: it answers 503 with what to do.
     """
     faulthandler.enable()
     settings = loaded.settings
@@ -61,14 +62,14 @@ def run(
     python = settings.engine.python or sys.executable
     command = engine_command or child_python.module(python, "youtu_llm.engine")
     state_dir = state_dir or paths.state_dir()
-    asyncio.run(_serve(loaded, state_dir, Board(system_root), command, load_tokenizer))
+    asyncio.run(_serve(loaded, state_dir, ThermalMonitor(system_root), command, load_tokenizer))
     return 0
 
 
 async def _serve(
     loaded: Loaded,
     state_dir: Path,
-    board: Board,
+    thermal: ThermalMonitor,
     command: Sequence[str],
     load_tokenizer: LoadTokenizer,
 ) -> None:
@@ -81,22 +82,23 @@ async def _serve(
     status, metrics, notifier = Status(), Metrics(), Notifier()
     status.listen(_log)
     status.listen(notifier.follow)
-    choice = Choice(state_dir)
-    loaded, wrong = choice.restore(loaded)
-    status.note("profile", wrong)
+    saved_profile = SavedProfile(state_dir)
+    loaded, problem = saved_profile.restore(loaded)
+    status.note("profile", problem)
     service = loaded.settings.service
     encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
     client = EngineClient(metrics)
     supervisor = Supervisor(command, status, client)
-    pipeline = Pipeline(Setup(loaded.settings), status, client, metrics, board, encoders)
-    profiles = Profiles(loaded, choice, load_tokenizer, pipeline, supervisor, status)
-    loop.add_signal_handler(signal.SIGHUP, profiles.hang_up)
+    admission = Admission(LiveConfig(loaded.settings), status)
+    pipeline = Pipeline(admission, client, metrics, thermal, encoders)
+    profiles = Profiles(loaded, saved_profile, load_tokenizer, admission, supervisor, status)
+    loop.add_signal_handler(signal.SIGHUP, profiles.on_sighup)
     access = Access.of(service)
     routes = [
         *ChatRoutes(pipeline).routes,
         *OpenAIRoutes(pipeline, status).routes,
         *SessionRoutes(access, pipeline).routes,
-        *ControlRoutes(access, pipeline, status, metrics, profiles).routes,
+        *ControlRoutes(access, admission, thermal, status, metrics, profiles).routes,
     ]
     runner = web.AppRunner(
         make_application(access, metrics, pipeline.admit, routes),
@@ -105,19 +107,19 @@ async def _serve(
         shutdown_timeout=LAST_WORDS_S,
     )
     await runner.setup()
-    assert runner.server is not None  # it is set up
+    assert runner.server is not None
     sockets = listeners.Listeners(runner.server)
-    watchers = [asyncio.create_task(watch) for watch in (notifier.beat(), board.watch())]
+    watchers = [asyncio.create_task(watch) for watch in (notifier.beat(), thermal.watch())]
     try:
         await sockets.open(service)
         profiles.begin()
         await stop.wait()
         status.close()
-        await pipeline.drain(pipeline.settings.service.drain_timeout_s, "shutdown")
+        await admission.drain(admission.settings.service.drain_timeout_s, "shutdown")
     finally:
         sockets.close()
         await profiles.close()
-        # Before the connections: streams of an engine that is silent get their last words too.
+        # Before the connections, so that streams of a hung engine still get their last event.
         await supervisor.close()
         await runner.cleanup()
         for watcher in watchers:
@@ -127,7 +129,7 @@ async def _serve(
 
 
 def _allow_descriptors() -> None:
-    """1,024, what most systems give at first, are fewer than clients may connect."""
+    """Raise the soft limit: the usual 1,024 is fewer than the clients that may connect."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = NUM_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, NUM_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""What answers are made under: one generation of the settings, with both halves of its model."""
+"""The live configuration: settings, tokenizer and engine configuration of one revision."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 
 from youtu_llm import paths
-from youtu_llm.config import Settings
 from youtu_llm.errors import ModelError
 from youtu_llm.protocol import EngineConfig, pages_for
+from youtu_llm.settings import Settings
 from youtu_llm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -23,21 +23,21 @@ LoadTokenizer = Callable[[Path], Tokenizer]
 
 
 @dataclass(frozen=True)
-class Setup:
-    """Replaced as a whole when the profile changes; an answer keeps the one it began under.
+class LiveConfig:
+    """Replaced as a whole when the profile changes; a request keeps the one it was admitted under.
 
-    `generation` counts the changes since the start. `tokenizer` and `engine`, the service's
-    and the engine's half of the model, are None until the model is read.
+    `revision` counts the changes since the start. `tokenizer` and `engine` are None until the
+    model directory has been read.
     """
 
     settings: Settings
-    generation: int = 0
+    revision: int = 0
     tokenizer: Tokenizer | None = None
     engine: EngineConfig | None = None
 
     def runs_on(self, engine: EngineConfig | None) -> bool:
-        """Whether an engine that loaded `engine` will do. It can learn another system prompt,
-        if that takes the pages that its memory plan has for one."""
+        """Whether an engine that loaded `engine` can serve this without a restart: the system
+        prompt may differ if it takes as many pages, since the memory plan reserves them."""
         if engine is None or self.engine is None:
             return False
         pinned = self.engine.pinned_prefix_ids
@@ -46,14 +46,15 @@ class Setup:
         return msgspec.structs.replace(engine, pinned_prefix_ids=pinned) == self.engine
 
 
-async def prepare(settings: Settings, before: Setup, load_tokenizer: LoadTokenizer) -> Setup:
-    """The setup for `settings`, to follow `before`. Raises ModelError without directories."""
-    model_dir = _model_dir(settings.model.name)
+async def prepare(
+    settings: Settings, before: LiveConfig, load_tokenizer: LoadTokenizer
+) -> LiveConfig:
+    """The configuration for `settings`, which replaces `before`. Raises ModelError."""
+    model_dir = _find_model(settings.model.name)
     tokenizer = before.tokenizer
     if tokenizer is None or before.engine is None or before.engine.model_dir != str(model_dir):
-        loop = asyncio.get_running_loop()
         try:
-            tokenizer = await loop.run_in_executor(None, load_tokenizer, model_dir)
+            tokenizer = await asyncio.to_thread(load_tokenizer, model_dir)
         except ModelError as error:
             raise ModelError(error.message.replace(str(model_dir), model_dir.name)) from error
     engine, context = settings.engine, settings.context
@@ -74,31 +75,17 @@ async def prepare(settings: Settings, before: Setup, load_tokenizer: LoadTokeniz
         prefix_cache=engine.prefix_cache,
         pinned_prefix_ids=_shared_prefix(tokenizer, settings.text.system_prompt),
     )
-    return Setup(settings, before.generation + 1, tokenizer, engine_config)
+    return LiveConfig(settings, before.revision + 1, tokenizer, engine_config)
 
 
-def _model_dir(name: str) -> Path:
-    directory = paths.model_dir(name)
+def _find_model(name: str) -> Path:
     try:
-        is_there = (directory / "config.json").is_file()
-    except OSError as error:
-        raise ModelError(
-            f"the model directory «{directory.name}» cannot be read by this account"
-            f" ({error.strerror}): put it where the service may read, or change its rights"
-        ) from error
-    if not is_there:
-        logger.error("%s holds no model", directory)
-        if "/" in name:
-            raise ModelError(
-                f"the model directory «{directory.name}» has no config.json: set model.name"
-                " to a model directory, or to a name that «youtu pull» knows"
-            )
-        raise ModelError(
-            f"the model «{name}» is not on this machine: run «youtu pull {name}»,"
-            " then reload or restart the service"
-        )
+        directory = paths.find_model(name)
+    except ModelError as error:
+        logger.error("no model at %s", paths.model_dir(name))
+        raise ModelError(f"{error.message}; then reload or restart the service") from error
     for file in directory.iterdir():
-        # Otherwise the engine would find out, and be restarted three times for it.
+        # Otherwise the engine crashes on it and is restarted in vain.
         if not os.access(file, os.R_OK, effective_ids=True):
             raise ModelError(
                 f"«{directory.name}/{file.name}» cannot be read by this account: `chmod a+r` it,"
@@ -108,7 +95,7 @@ def _model_dir(name: str) -> Path:
 
 
 def _shared_prefix(tokenizer: Tokenizer, system_prompt: str) -> tuple[int, ...]:
-    """The ids with which every conversation of this profile begins."""
+    """The token ids that every conversation of this profile starts with."""
     if not system_prompt:
         return ()
     system = {"role": "system", "content": system_prompt}

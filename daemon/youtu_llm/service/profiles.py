@@ -1,24 +1,25 @@
-"""The live configuration and its change while the daemon runs."""
+"""Changes of the live configuration while the daemon runs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Coroutine
+from operator import attrgetter
 from typing import Any
 
 from youtu_llm import config
-from youtu_llm.config import NOT_IN_PROFILES, Loaded, Settings
+from youtu_llm.config import NOT_IN_PROFILES, Loaded
 from youtu_llm.errors import ConfigError, InvalidRequest, ModelError, YoutuError
-from youtu_llm.service.live import LoadTokenizer, Setup, prepare
-from youtu_llm.service.requests.pipeline import Pipeline
-from youtu_llm.service.saved_profile import Choice
+from youtu_llm.service.live import LiveConfig, LoadTokenizer, prepare
+from youtu_llm.service.requests.admission import Admission
+from youtu_llm.service.saved_profile import SavedProfile
 from youtu_llm.service.status import State, Status
 from youtu_llm.service.supervision.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
-# What the listeners and the engine's process were started with.
+# Applied once, when the listeners and the engine process start.
 FIXED = sorted(NOT_IN_PROFILES - {"profile"})
 
 
@@ -28,33 +29,33 @@ class NeedsRestart(YoutuError):
 
 
 class SwitchFailed(YoutuError):
-    """The new configuration does not work; the last good one is live again."""
+    """The new configuration does not work; the previous one was restored if it still works."""
 
     code = "switch_failed"
     status = 409
 
 
 class Profiles:
-    """Validate all, check resources, apply; one change at a time.
+    """Validates, prepares and applies one change at a time.
 
-    A change the live engine can take is there at once, and running answers keep the setup they
-    began under. Any other one drains, restarts the engine, and goes back to the last good setup
-    if the new engine does not come up. A change ends even if who asked for it hangs up.
+    A change that the running engine supports applies at once; running requests keep their
+    configuration. Any other change drains, restarts the engine, and rolls back if the new engine
+    does not load. A change completes even if the client that requested it disconnects.
     """
 
     def __init__(
         self,
         loaded: Loaded,
-        choice: Choice,
+        saved_profile: SavedProfile,
         load_tokenizer: LoadTokenizer,
-        pipeline: Pipeline,
+        admission: Admission,
         supervisor: Supervisor,
         status: Status,
     ) -> None:
         self._loaded = loaded
-        self._choice = choice
+        self._saved_profile = saved_profile
         self._load_tokenizer = load_tokenizer
-        self._pipeline = pipeline
+        self._admission = admission
         self._supervisor = supervisor
         self._status = status
         self._lock = asyncio.Lock()
@@ -64,31 +65,28 @@ class Profiles:
         return list(config.profiles(self._loaded.sources.profile_dirs))
 
     def begin(self) -> None:
-        """Starts the engine under the first setup; a model that is not there is «failed»."""
+        """Start the engine. A missing model makes the state «failed»."""
         self._spawn(self._begin())
 
     async def use(self, name: str) -> None:
-        """The choice holds over restarts, until config.yaml is written or reloaded.
+        """Switch to a profile and save it (`SavedProfile` says for how long).
 
         Raises InvalidRequest with every problem of the files, NeedsRestart, SwitchFailed.
         """
-        await self._see_through(self._change(name))
+        await asyncio.shield(self._spawn(self._change(name)))
 
     async def reload(self) -> None:
-        """What the files say now, the profile included. Raises as `use` does."""
-        await self._see_through(self._change(None))
+        """Apply the files as they are now, with their profile. Raises as `use` does."""
+        await asyncio.shield(self._spawn(self._change(None)))
 
-    def hang_up(self) -> None:
-        """SIGHUP, `systemctl reload`: a change that is refused leaves all as it was."""
-        self._spawn(self._hang_up())
+    def on_sighup(self) -> None:
+        """Reload (`systemctl reload`) and show a rejected change in `degraded`."""
+        self._spawn(self._reload())
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _see_through(self, change: Coroutine[Any, Any, None]) -> None:
-        await asyncio.shield(self._spawn(change))
 
     def _spawn(self, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(change)
@@ -100,33 +98,28 @@ class Profiles:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, YoutuError):
-            logger.error("the configuration stays as it was: %s", error.message)
+            logger.error("configuration unchanged: %s", error.message)
         elif error is not None:
-            logger.error("a change of the configuration failed", exc_info=error)
+            logger.error("changing the configuration failed", exc_info=error)
             reason = f"internal error ({type(error).__name__})"
             if self._status.state is State.READY:
-                self._status.note("config", f"{reason}: the configuration stays as it was")
+                self._status.note("config", f"configuration unchanged: {reason}")
             else:
                 self._status.change(State.FAILED, reason)
 
-    async def _hang_up(self) -> None:
+    async def _reload(self) -> None:
         try:
             await self._change(None)
-        except (InvalidRequest, NeedsRestart) as error:  # nobody waits for an answer to read it in
-            told = f"the configuration stays as it was: {error.message}"
-            self._status.note("config", told)
+        except (InvalidRequest, NeedsRestart) as error:  # a signal has no response to carry it
+            self._status.note("config", f"configuration unchanged: {error.message}")
             raise
 
     async def _begin(self) -> None:
         async with self._lock:
             try:
-                setup = await self._prepare(self._loaded)
+                self._start(await self._prepare(self._loaded))
             except ModelError as error:
                 self._status.change(State.FAILED, error.message)
-                return
-            self._pipeline.setup = setup
-            assert setup.engine is not None
-            self._supervisor.start(setup.engine, setup.settings.service)
 
     async def _change(self, name: str | None) -> None:
         async with self._lock:
@@ -134,69 +127,65 @@ class Profiles:
             try:
                 await self._go_live(await self._prepare(loaded))
             except (ModelError, SwitchFailed) as error:
-                told = f"the profile «{loaded.settings.profile}» cannot be used: {error.message}"
-                self._status.note("profile", told)
-                raise SwitchFailed(told) from error
+                problem = f"the profile «{loaded.settings.profile}» cannot be used: {error.message}"
+                self._status.note("profile", problem)
+                raise SwitchFailed(problem) from error
             self._loaded = loaded
-            loop = asyncio.get_running_loop()
-            unsaved = await loop.run_in_executor(None, self._choice.save, name, loaded)
+            unsaved = await asyncio.to_thread(self._saved_profile.save, name, loaded)
             self._status.note("profile", unsaved)
             self._status.note("config", "")
-            generation = self._pipeline.setup.generation
-            logger.info("profile %s is live, generation %d", loaded.settings.profile, generation)
+            revision = self._admission.config.revision
+            logger.info("profile %s is live, revision %d", loaded.settings.profile, revision)
 
     async def _read(self, name: str | None) -> Loaded:
-        loop = asyncio.get_running_loop()
         try:
-            loaded = await loop.run_in_executor(None, lambda: self._loaded.again(profile=name))
+            loaded = await asyncio.to_thread(self._loaded.again, profile=name)
         except ConfigError as error:
             raise InvalidRequest(error.message, param="name" if name else None) from error
-        fixed = _changed_keys(self._pipeline.settings, loaded.settings)
+        old, new = self._admission.settings, loaded.settings
+        fixed = [key for key in FIXED if attrgetter(key)(old) != attrgetter(key)(new)]
         if fixed:
-            raise NeedsRestart(f"this changes {', '.join(fixed)}: restart the service for that")
+            raise NeedsRestart(f"this changes {', '.join(fixed)}: restart the service to apply it")
         return loaded
 
-    async def _prepare(self, loaded: Loaded) -> Setup:
-        return await prepare(loaded.settings, self._pipeline.setup, self._load_tokenizer)
+    async def _prepare(self, loaded: Loaded) -> LiveConfig:
+        return await prepare(loaded.settings, self._admission.config, self._load_tokenizer)
 
-    async def _go_live(self, setup: Setup) -> None:
-        assert setup.engine is not None
-        if setup.runs_on(self._pipeline.setup.engine) and self._status.state is not State.FAILED:
-            self._supervisor.adopt(setup.engine, setup.settings.service)
-            self._pipeline.setup = setup
+    async def _go_live(self, config: LiveConfig) -> None:
+        assert config.engine is not None
+        if config.runs_on(self._admission.config.engine) and self._status.state is not State.FAILED:
+            self._supervisor.adopt(config.engine, config.settings.service)
+            self._admission.config = config
         else:
-            await self._restart_engine(setup)
+            await self._restart_engine(config)
 
-    async def _restart_engine(self, setup: Setup) -> None:
-        """Nothing is admitted from the drain to the new engine's hello, so no answer sees two
-        setups. Raises SwitchFailed."""
-        assert setup.engine is not None
-        pipeline, last_good = self._pipeline, self._pipeline.setup
-        to = setup.settings.profile
+    async def _restart_engine(self, config: LiveConfig) -> None:
+        """No request is admitted between the drain and the new engine's Hello, so none runs under
+        two configurations. Raises SwitchFailed."""
+        last_good = self._admission.config
+        to = config.settings.profile
         self._status.change(
-            State.DRAINING, f"switching to the profile «{to}»; running answers finish first"
+            State.DRAINING, f"switching to the profile «{to}» when running requests have finished"
         )
-        await pipeline.drain(last_good.settings.service.drain_timeout_s, "switched")
+        await self._admission.drain(last_good.settings.service.drain_timeout_s, "switched")
         await self._supervisor.close()
-        pipeline.setup = setup
-        failure = await self._supervisor.start(setup.engine, setup.settings.service, trial=True)
+        failure = await self._start(config, trial=True)
         if failure is None:
             return
-        pipeline.setup = last_good
-        if last_good.engine is None:
+        if last_good.engine is None:  # its model was missing at the start
+            self._admission.config = last_good
             self._status.change(State.FAILED, failure)
             raise SwitchFailed(failure)
         back = last_good.settings.profile
-        self._status.change(State.RESTARTING, f"{failure}; going back to the profile «{back}»")
-        second = await self._supervisor.start(last_good.engine, last_good.settings.service)
-        if second is not None:
-            raise SwitchFailed(f"{failure}; going back to «{back}» failed too: {second}")
-        raise SwitchFailed(f"{failure}; «{back}» is live again")
+        self._status.change(State.RESTARTING, f"{failure}; restoring the profile «{back}»")
+        second = await self._start(last_good)
+        outcome = (
+            f"restoring «{back}» failed too: {second}" if second else f"«{back}» is live again"
+        )
+        raise SwitchFailed(f"{failure}; {outcome}")
 
-
-def _changed_keys(old: Settings, new: Settings) -> list[str]:
-    def value(settings: Settings, key: str) -> Any:
-        section, name = key.split(".")
-        return getattr(getattr(settings, section), name)
-
-    return [key for key in FIXED if value(old, key) != value(new, key)]
+    def _start(self, config: LiveConfig, *, trial: bool = False) -> asyncio.Future[str | None]:
+        """Make `config` live; for the rest see `Supervisor.start`."""
+        assert config.engine is not None
+        self._admission.config = config
+        return self._supervisor.start(config.engine, config.settings.service, trial=trial)

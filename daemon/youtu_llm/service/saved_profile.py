@@ -1,4 +1,4 @@
-"""The profile somebody chose while the daemon ran, kept over a reboot."""
+"""The profile chosen through the API, saved across restarts."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ FILE_NAME = "profile.json"
 
 class _Record(msgspec.Struct, frozen=True):
     profile: str
-    instead_of: str  # what the files and flags said then
-    config_mtime_ns: int  # of config.yaml then; 0: there was none
+    instead_of: str  # the profile of the files and flags at that time
+    config_mtime_ns: int  # of config.yaml at that time; 0: no such file
 
 
-class Choice:
-    """The last act counts: a choice holds until config.yaml is written, another profile is
-    asked for by flag or variable, or the files are reloaded."""
+class SavedProfile:
+    """The latest decision wins: a saved profile holds until config.yaml is written, a flag or
+    variable names another profile, or the files are reloaded."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE_NAME
 
     def restore(self, loaded: Loaded) -> tuple[Loaded, str]:
-        """`loaded` under the choice that still holds, if any, and what is wrong with it."""
+        """`loaded` with the saved profile if that still holds, and an error message, "" if none."""
         try:
             record = msgspec.json.decode(self._file.read_bytes(), type=_Record)
         except FileNotFoundError:
             return loaded, ""
         except (OSError, msgspec.DecodeError) as error:
-            return loaded, f"the profile chosen before cannot be read ({error}): config.yaml counts"
+            return loaded, f"the saved profile cannot be read ({error}): using config.yaml"
         if record != _record(record.profile, loaded):
             return loaded, ""
         try:
             return loaded.again(profile=record.profile), ""
         except ConfigError as error:
             return loaded, (
-                f"the profile «{record.profile}» chosen before cannot be used, config.yaml"
-                f" counts: {error.message}"
+                f"the saved profile «{record.profile}» cannot be used, using config.yaml:"
+                f" {error.message}"
             )
 
     def save(self, profile: str | None, loaded: Loaded) -> str:
-        """Keeps the choice, None: forgets it. What went wrong; serving goes on."""
+        """Save `profile`, None: clear it; return an error message, "" if none."""
         try:
             if profile is None:
                 self._file.unlink(missing_ok=True)
@@ -58,9 +58,9 @@ class Choice:
                 atomicfile.replace(self._file, msgspec.json.encode(record))
         except (OSError, ConfigError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            told = f"the choice of a profile was not saved ({reason}): it ends with this run"
-            logger.warning("%s", told)
-            return told
+            problem = f"the profile was not saved ({reason}): it ends with this run"
+            logger.warning("%s", problem)
+            return problem
         return ""
 
 

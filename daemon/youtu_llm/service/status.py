@@ -1,7 +1,4 @@
-"""Where the daemon stands: one mutable record, in words that log, /health and systemd share.
-
-The supervisor writes it; admission, /health, /metrics and systemd only read it.
-"""
+"""The state of the daemon and its reason, shared by the log, /health, /metrics and systemd."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ class State(str, Enum):
     FAILED = "failed"
 
 
-# state -> (code of the 503, Retry-After in seconds until a load was measured)
+# state -> (error code of the 503, Retry-After in seconds before the first measured load)
 _REFUSALS = {
     State.STARTING: ("loading", 2),
     State.LOADING: ("loading", 2),
@@ -47,7 +44,7 @@ _DEFAULT_REASONS = {
 
 @dataclass(frozen=True)
 class Crash:
-    """Why an engine ended, and the last lines it said."""
+    """Why an engine stopped, and the last lines of its log."""
 
     reason: str
     unix_time: float
@@ -66,17 +63,17 @@ class Status:
         self._heartbeat: Heartbeat | None = None
         self._heard_at = 0.0  # monotonic
         self._changed_at = time.monotonic()
-        self._load_s = 0.0  # of the last engine that loaded; 0: none yet
+        self._load_s = 0.0  # of the last load; 0: none yet
         self._listeners: list[Callable[[Status], None]] = []
 
     def listen(self, listener: Callable[[Status], None]) -> None:
-        """`listener` is called after every change of state, and now."""
+        """Call `listener` now and after every change of state."""
         self._listeners.append(listener)
         listener(self)
 
     def change(self, state: State, reason: str = "", *, is_last: bool = False) -> None:
         if self.is_closing:
-            return  # what still happens to the engine changes nothing
+            return  # the engine's exit does not change the final state
         if state is not State.READY and state is not State.DRAINING:
             self.hello = None
             self._heartbeat = None
@@ -90,11 +87,11 @@ class Status:
             listener(self)
 
     def close(self) -> None:
-        """The daemon drains and ends: the last change."""
+        """The daemon drains and exits; later changes are ignored."""
         self.change(State.DRAINING, is_last=True)
 
     def note(self, topic: str, text: str) -> None:
-        """What is not as it should be, for `degraded` in /health; "": it is again."""
+        """Set the entry of `topic` in /health's `degraded`; "" clears it."""
         self._notes.pop(topic, None)
         if text:
             self._notes[topic] = text
@@ -108,7 +105,7 @@ class Status:
         self._heard_at = time.monotonic()
 
     def require_ready(self) -> Hello:
-        """The live engine's limits. Raises EngineUnavailable with the reason otherwise."""
+        """The running engine's Hello. Raises EngineUnavailable with the reason if there is none."""
         if self.state is State.READY and self.hello is not None:
             return self.hello
         raise self.unavailable()
@@ -123,16 +120,12 @@ class Status:
         return EngineUnavailable(self.reason, code=code, retry_after_s=retry_after_s)
 
     @property
-    def phase(self) -> str:
-        return self._heartbeat.phase if self._heartbeat else "starting"
-
-    @property
     def num_running(self) -> int:
         return self._heartbeat.running if self._heartbeat else 0
 
     @property
     def pages(self) -> PageStats:
-        """As of the last heartbeat; until one tells, as of the hello."""
+        """From the last heartbeat; before the first, from the Hello."""
         if self._heartbeat and self._heartbeat.pages.limit:
             return self._heartbeat.pages
         return self.hello.pages if self.hello else PageStats()
@@ -144,24 +137,22 @@ class Status:
         return self.hello.memory if self.hello else MemoryStats()
 
     def __str__(self) -> str:
-        """One line for a person: the log and systemd's STATUS=."""
+        """One line for the log and systemd's STATUS=."""
         return f"{self.state.value}: {self.reason}" if self.reason else self.state.value
 
     def report(self, *, with_log: bool) -> dict[str, Any]:
-        """The engine's part of /health. `with_log` adds the crashed engine's last lines."""
+        """The engine's part of /health; `with_log` adds the crashed engine's last lines."""
+        heartbeat, hello = self._heartbeat, self.hello
         engine: dict[str, Any] = {
-            "phase": self.phase,
-            "last_step_age_s": (
-                round(time.monotonic() - self._heard_at, 3) if self._heartbeat else None
-            ),
+            "phase": heartbeat.phase if heartbeat else "starting",
+            "last_step_age_s": round(time.monotonic() - self._heard_at, 3) if heartbeat else None,
             "restarts": self.restarts,
         }
-        if self._heartbeat and self._heartbeat.phase == "loading":
-            engine["progress"] = round(self._heartbeat.progress, 3)
+        if heartbeat and heartbeat.phase == "loading":
+            engine["progress"] = round(heartbeat.progress, 3)
         if self.last_crash is not None:
             crash = {"reason": self.last_crash.reason, "unix_time": self.last_crash.unix_time}
             engine["last_crash"] = crash | ({"log": self.last_crash.log} if with_log else {})
-        hello = self.hello
         return {
             "state": self.state.value,
             **({"reason": self.reason} if self.reason else {}),

@@ -1,4 +1,4 @@
-"""What systemd is told (sd_notify(3)). Without NOTIFY_SOCKET every call does nothing."""
+"""Notifications to systemd (sd_notify(3)); no-ops without NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ LOADING_EXTENSION_S = 30
 
 
 class Notifier:
-    """READY=1 goes out once, when requests can be answered, be it with a 503 and its reason."""
+    """Sends READY=1 once, when the model has loaded or failed: a 503 then gives the reason."""
 
     def __init__(self) -> None:
-        # Without `debug` it hides every error.
+        # Without `debug` sdnotify hides every error.
         has_systemd = bool(os.environ.get("NOTIFY_SOCKET"))
         self._channel = sdnotify.SystemdNotifier(debug=True) if has_systemd else None
         self._watchdog_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
         self._is_ready = False
-        self._is_loading = False
-        self._is_closing = False
+        self._extends_timeout = False  # while the first load or the shutdown may take long
 
     def notify(self, *lines: str) -> None:
         if self._channel is not None:
-            # It encodes Latin-1, systemd reads UTF-8: as Latin-1 the same bytes.
+            # sdnotify encodes as Latin-1, systemd expects UTF-8: decode so that the bytes match.
             try:
                 self._channel.notify("\n".join(lines).encode().decode("latin-1"))
-            except OSError as error:  # the next one may pass; the service goes on
-                logger.warning("systemd cannot be told (%s)", error.strerror)
+            except OSError as error:  # not fatal: the next one may succeed
+                logger.warning("cannot notify systemd (%s)", error.strerror)
 
     def close(self) -> None:
         if self._channel is not None:
             self._channel.socket.close()
 
     def follow(self, status: Status) -> None:
-        """A listener of Status."""
-        self._is_loading = status.state in (State.STARTING, State.LOADING, State.RESTARTING)
+        """Report a change of state (a listener of Status)."""
+        is_loading = status.state in (State.STARTING, State.LOADING, State.RESTARTING)
+        self._extends_timeout = status.is_closing or (is_loading and not self._is_ready)
         lines = [f"STATUS={status}"]
-        self._is_closing = status.is_closing
         if status.is_closing:
             lines.append("STOPPING=1")
         elif status.state in (State.READY, State.FAILED) and not self._is_ready:
@@ -52,11 +51,11 @@ class Notifier:
         self.notify(*lines)
 
     async def beat(self) -> None:
-        """Feeds the watchdog from the service's own loop, never gated on the engine."""
-        interval_s = min(self._watchdog_s / 3 or LOADING_EXTENSION_S / 3, LOADING_EXTENSION_S / 3)
+        """Feed the watchdog from the service's event loop, independent of the engine."""
+        interval_s = min(self._watchdog_s or LOADING_EXTENSION_S, LOADING_EXTENSION_S) / 3
         while self._channel is not None:
             lines = ["WATCHDOG=1"] if self._watchdog_s else []
-            if self._is_closing or (self._is_loading and not self._is_ready):
+            if self._extends_timeout:
                 lines.append(f"EXTEND_TIMEOUT_USEC={LOADING_EXTENSION_S * 1_000_000}")
             if lines:
                 self.notify(*lines)

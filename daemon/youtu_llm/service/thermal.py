@@ -1,4 +1,4 @@
-"""Heat and power of the board, as Linux tells them (Documentation/ABI: thermal, hwmon)."""
+"""Temperature and power of the board, from sysfs (Documentation/ABI: thermal, hwmon)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ MAX_FILES = 64
 class Reading:
     celsius: dict[str, float] = field(default_factory=dict)  # by thermal zone
     over_current: dict[str, int] = field(default_factory=dict)  # events so far, by counter
-    power_mode: str = ""  # as NVIDIA's nvpmodel names it; "": a board without modes
-
-    @property
-    def hottest(self) -> float | None:
-        return max(self.celsius.values(), default=None)
+    power_mode: str = ""  # of NVIDIA's nvpmodel; "": none
 
     def report(self) -> dict[str, Any]:
         return {
@@ -31,8 +27,8 @@ class Reading:
         }
 
 
-class Board:
-    """Read every few seconds. What a board does not have is left out."""
+class ThermalMonitor:
+    """Reads the sensors every few seconds; missing sensors are left out."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
@@ -40,15 +36,14 @@ class Board:
         self.is_hot = False
 
     async def watch(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            self.reading = await loop.run_in_executor(None, self.read)
+            self.reading = await asyncio.to_thread(self.read)
             await asyncio.sleep(INTERVAL_S)
 
     def check(self, max_celsius: int) -> bool:
-        """Whether it is too hot: above the limit, and then until it has cooled by three degrees.
-        A board that tells no temperature, for ever or for a moment, stays what it was."""
-        hottest = self.reading.hottest
+        """Whether the board is too hot: above the limit, then until it has cooled by three degrees.
+        Without a reading the last verdict stands."""
+        hottest = max(self.reading.celsius.values(), default=None)
         if not max_celsius:
             self.is_hot = False
         elif hottest is not None:
@@ -57,7 +52,7 @@ class Board:
         return self.is_hot
 
     def read(self) -> Reading:
-        """Blocks for as long as the sensors take."""
+        """Blocks while the sensors respond."""
         celsius = {}
         for zone in self._files("sys/class/thermal", "thermal_zone*"):
             value, name = _number(zone / "temp"), _text(zone / "type")
@@ -78,7 +73,7 @@ class Board:
 
 
 def _text(file: Path) -> str:
-    with contextlib.suppress(OSError):  # a sensor that sleeps says EAGAIN or ENODATA
+    with contextlib.suppress(OSError):  # a sleeping sensor fails with EAGAIN or ENODATA
         return file.read_text(errors="replace")[:64].strip()
     return ""
 

@@ -1,4 +1,4 @@
-"""Token ids in, text that may be shown out: incremental UTF-8 and stop strings."""
+"""From token ids to the text that may be shown: incremental UTF-8 and stop strings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Text to token ids and back, and the model's own chat template.
 
 Only the template may write control tokens (`<|im_end|>` and its like). In a message they
-are ordinary characters: a client cannot close its turn and speak as the system.
+are ordinary characters: a client cannot end its turn and forge a system message.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import jinja2.sandbox
 import tokenizers
 
 from youtu_llm.errors import InvalidRequest, ModelError
+from youtu_llm.modelfiles import eos_token_ids, read_json
 from youtu_llm.text.stream import live_prefix_len
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: no pool of threads
@@ -66,7 +67,7 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises bare Exception for a file it can't parse
             raise ModelError(f"{path}: {error}: pull or import the model again") from error
         _return_freed_memory()
-        config = _read_json(model_dir / "tokenizer_config.json")
+        config = read_json(model_dir / "tokenizer_config.json")
         return cls(
             backend,
             eos_token_ids=_eos_token_ids(model_dir, backend, config),
@@ -79,7 +80,7 @@ class Tokenizer:
         try:
             # Unlike `encode` this lets other threads run: a long text takes seconds.
             return self._backend.encode_batch([text], add_special_tokens=False)[0].ids
-        except TypeError as error:  # what tokenizers says to a lone surrogate
+        except TypeError as error:  # for a lone surrogate
             raise InvalidRequest("the text holds half of a surrogate pair: not Unicode") from error
 
     def encode_chat(
@@ -95,7 +96,7 @@ class Tokenizer:
     def encode_turn(
         self, messages: Sequence[dict[str, Any]], *, enable_thinking: bool = False
     ) -> list[int]:
-        """Ids that follow the assistant's last word: the end of its turn, `messages`, and the
+        """Ids that follow the assistant's last message: the end of its turn, `messages`, and the
         start of its next. Behind the ids of a conversation they continue it, and leave those
         before them as they are. Raises as `encode_chat` does.
         """
@@ -109,9 +110,9 @@ class Tokenizer:
         """Ids of the rendered conversation behind the text `cut`."""
         if self._template is None:
             raise InvalidRequest("this model has no chat template: use /v1/completions")
-        # Guard: a mark nobody can guess goes into each control token a message spells out, so
-        # that none is left in the rendered text but the template's own. It is taken out again
-        # before encoding: what the message says is encoded as it stands.
+        # Guard: an unguessable mark is put into each control token a message spells out, so
+        # that the rendered text holds only the template's own. The mark is removed before
+        # encoding: the message's text is encoded unchanged.
         mark = f"\ufdd0{secrets.token_hex(8)}\ufdd0"
         guarded = [self._guard(message, mark) for message in messages]
         try:
@@ -176,7 +177,7 @@ def _return_freed_memory() -> None:
 
 
 class _TemplateRefusal(jinja2.TemplateError):
-    """The template's own raise_exception(...): these messages are not for this model."""
+    """The template called raise_exception(...): it rejects these messages."""
 
 
 def _refuse(message: str) -> NoReturn:
@@ -203,30 +204,15 @@ def _compile(source: str) -> jinja2.Template:
         raise ModelError(f"the model's chat template does not parse: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error}): pull or import the model again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object: pull or import the model again")
-    return value
-
-
 def _eos_token_ids(
     model_dir: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]
-) -> list[int]:
-    for name in ("generation_config.json", "config.json"):
-        ids = _read_json(model_dir / name).get("eos_token_id")
-        if ids is not None:
-            return [ids] if isinstance(ids, int) else list(ids)
+) -> Sequence[int]:
     token = _special_tokens(config).get("eos_token")
-    found = backend.token_to_id(token) if token else None
-    if found is None:
-        raise ModelError(f"{model_dir} does not say which token ends an answer (eos_token_id)")
-    return [found]
+    named = backend.token_to_id(token) if token else None
+    found = eos_token_ids(model_dir) or (() if named is None else (named,))
+    if not found:
+        raise ModelError(f"{model_dir}: no file names the token that ends an answer (eos_token_id)")
+    return found
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

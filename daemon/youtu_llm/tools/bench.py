@@ -1,4 +1,4 @@
-"""`youtu bench`: a running daemon, measured as its clients see it.
+"""`youtu bench`: a running daemon, measured from the client side.
 
 Requests go to `/v1/completions` with streaming, so any OpenAI-compatible server can be measured
 beside it: with --against the two take turns, request by request, because machines drift. Every
@@ -60,7 +60,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request as its client saw it. Seconds; `span_s` from the first token to the last."""
+    """One request, measured by its client. Seconds; `span_s` from the first token to the last."""
 
     ttft_s: float
     span_s: float
@@ -75,14 +75,14 @@ class Sample:
 
 @dataclass(slots=True)
 class Report:
-    """The samples of one server and what its processes took meanwhile."""
+    """The samples of one server and what its processes used meanwhile."""
 
     url: str
     load: Load
     samples: list[Sample] = field(default_factory=list)
     wall_s: float = 0.0  # of this server's turns alone
     cpu_s: float = 0.0
-    rss_bytes: int = 0  # the most seen, all its processes together
+    rss_bytes: int = 0  # the peak of all its processes together
     temperature_c: float | None = None
 
     def summary(self) -> dict[str, float]:
@@ -130,14 +130,14 @@ class Server:
         return _prompt(max(1, round(num_tokens * self._words_per_token)))
 
     async def ask(self, prompt: str, new_tokens: int) -> Sample:
-        """One streamed completion. Raises BenchError for anything but a whole answer."""
+        """One streamed completion. Raises BenchError for anything but a complete answer."""
         try:
             return await self._ask(prompt, new_tokens)
         except aiohttp.ClientConnectorError as error:
             raise BenchError(f"nothing listens on {self.url}: start that server first") from error
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             raise BenchError(
-                f"{self.url} gave no whole answer: {str(error) or 'too slow'}"
+                f"{self.url} gave no complete answer: {str(error) or 'too slow'}"
             ) from error
 
     async def _ask(self, prompt: str, new_tokens: int) -> Sample:
@@ -189,7 +189,7 @@ class Server:
 
 
 async def run(urls: Sequence[str], load: Load, api_key: str = "") -> list[Report]:
-    """Measure the servers in turns. The key goes to the first one only."""
+    """Measure the servers alternately. The key goes to the first one only."""
     servers = [Server(url, api_key if i == 0 else "") for i, url in enumerate(urls)]
     reports = [Report(url, load) for url in urls]
     try:

@@ -19,7 +19,7 @@ class CatalogueEntry:
     name: str
     title: str
     license: str
-    asks: bool  # the licence must be accepted
+    must_accept: bool  # the licence, before a pull
     wanted: Wanted
     model_bytes: int  # of the imported model, about
     sources: tuple[Source, ...]
@@ -48,7 +48,7 @@ def _entry(name: str, fields: dict[str, Any]) -> CatalogueEntry:
         name=name,
         title=fields["title"],
         license=fields["license"],
-        asks=fields.get("asks", False),
+        must_accept=fields.get("must_accept", False),
         wanted=Wanted(fields["bytes"], fields.get("file"), fields.get("sha256")),
         model_bytes=fields["model_bytes"],
         sources=tuple(_source(source) for source in fields["sources"]),

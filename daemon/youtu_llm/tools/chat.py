@@ -12,7 +12,7 @@ from youtu_llm.errors import InvalidRequest
 from youtu_llm.tools import bar, waiting
 from youtu_llm.tools.client import ANSWER_TIMEOUT_S, Daemon, Refused, Unreachable
 
-# What a model may not do to a terminal: every control character but newline and tab.
+# Not passed on to a terminal: every control character but newline and tab.
 _CONTROLS = dict.fromkeys(
     code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
 )
@@ -32,8 +32,8 @@ class Chat:
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def ask(self, prompt: str) -> None:
-        """Print the answer as it comes; waits while the model loads. Raises YoutuError and,
-        after hanging up, KeyboardInterrupt: what was said so far stays in the conversation."""
+        """Print the answer as it arrives; waits while the model loads. Raises YoutuError and,
+        after disconnecting, KeyboardInterrupt; the partial answer stays in the conversation."""
         self.messages.append({"role": "user", "content": prompt})
         said: list[str] = []
         try:
@@ -50,7 +50,7 @@ class Chat:
                 self.messages.pop()
 
     def clear(self) -> None:
-        """Begin anew; the daemon forgets its part too."""
+        """Forget the conversation, in the daemon too."""
         self.messages.clear()
         if self.session and self._daemon_knows():
             self.daemon.call("DELETE", f"/sessions/{self.session}")
@@ -91,10 +91,10 @@ class Chat:
                         return
                     elif event == "error":
                         raise Refused(data["error"]["message"], code=data["error"]["code"])
-        raise Unreachable("the daemon hung up before the answer was complete")
+        raise Unreachable("the daemon disconnected before the answer was complete")
 
     def _turn(self) -> list[dict[str, str]]:
-        """What of the conversation the daemon has to be told."""
+        """The messages of the next request."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         if not self.session:
             return [*system, *self.messages]
@@ -120,13 +120,13 @@ def timings(done: dict[str, Any]) -> str:
 
 
 def once(chat: Chat, prompt: str | None) -> None:
-    """Ask `prompt` with what is piped in below it, or either of them."""
+    """Ask `prompt` with standard input below it, or either of them."""
     piped = ""
     if sys.stdin is not None and not sys.stdin.isatty():
         try:
             piped = sys.stdin.buffer.read().decode()
         except UnicodeDecodeError as error:
-            raise InvalidRequest("what is piped in is not UTF-8 text") from error
+            raise InvalidRequest("standard input is not UTF-8 text") from error
     question = "\n\n".join(part for part in (prompt, piped.strip()) if part)
     if not question:
         raise InvalidRequest("nothing to ask: give a prompt or pipe one in")

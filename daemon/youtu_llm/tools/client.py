@@ -21,13 +21,13 @@ from youtu_llm.errors import InvalidRequest, YoutuError
 
 CONTROL_TIMEOUT_S = 10.0  # a healthy daemon answers these at once
 RELOAD_TIMEOUT_S = 600.0  # it may drain and load a model
-ANSWER_TIMEOUT_S = 900.0  # of silence: a place in the queue may take long
+ANSWER_TIMEOUT_S = 900.0  # without data: a request may wait long in the queue
 MAX_LINE_BYTES = 8 << 20  # one event; `done` repeats the whole answer
 MAX_BODY_BYTES = 16 << 20
 
 
 class Unreachable(YoutuError):
-    """Nothing answers there, or not as a daemon does."""
+    """No daemon answers there, or no valid answer came."""
 
     code = "unreachable"
 
@@ -37,7 +37,7 @@ class NothingListens(Unreachable):
 
 
 class Refused(YoutuError):
-    """The daemon's own error, as it said it."""
+    """An error that the daemon answered."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
@@ -90,7 +90,7 @@ class Daemon:
             connection.close()
 
     def events(self, path: str, body: Any) -> Generator[tuple[str, Any], None, None]:
-        """(event, data) of a streamed answer. Closing the iterator hangs up, which cancels
+        """(event, data) of a streamed answer. Closing the iterator disconnects, which cancels
         the answer; an end without a last event is an error."""
         connection = self._connect(ANSWER_TIMEOUT_S)
         try:
@@ -121,7 +121,7 @@ class Daemon:
             if url.scheme == "http" and url.hostname:
                 return http.client.HTTPConnection(url.hostname, url.port, timeout=timeout_s)
         except ValueError:
-            pass  # a port that is none: said below
+            pass  # an invalid port: reported below
         raise InvalidRequest(
             f"YOUTU_HOST must be unix:///path or http://host:port (got {self.host})"
         )
@@ -161,14 +161,14 @@ class Daemon:
         if isinstance(error, TimeoutError):
             return Unreachable(f"{self.host} does not answer: is the daemon stopped or overloaded?")
         reason = str(error).strip() or type(error).__name__
-        return Unreachable(f"{self.host} broke off: {reason}")
+        return Unreachable(f"{self.host}: the connection was lost: {reason}")
 
 
 def _is_there(socket_path: Path) -> bool:
     try:
         socket_path.stat()
     except PermissionError:
-        pass  # there, in a folder for its group: connecting says what to do
+        pass  # it exists, in a folder for its group: connecting reports the remedy
     except OSError:
         return False
     return True

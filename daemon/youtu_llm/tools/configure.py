@@ -51,8 +51,8 @@ def schema() -> str:
 
 
 def check(loaded: Loaded) -> list[str]:
-    """Every profile there is, tried with the rest of the configuration: a later switch must
-    not fail. Returns their names; raises ConfigError with all problems of all of them."""
+    """Check every profile with the rest of the configuration, so that a later switch cannot
+    fail. Returns their names; raises ConfigError with all problems of all of them."""
     names = list(config.profiles(loaded.sources.profile_dirs))
     problems: list[str] = []
     for name in names:
@@ -67,7 +67,7 @@ def check(loaded: Loaded) -> list[str]:
 
 def list_profiles(loaded: Loaded, live: str | None) -> Iterator[str]:
     """A line each; `live` is the running daemon's, None without one. It is marked, or else the
-    one that the next start will take."""
+    one that the next start will use."""
     configured = loaded.settings.profile
     files = config.profiles(loaded.sources.profile_dirs)
     for name in (config.NO_PROFILE, *files):
@@ -80,7 +80,7 @@ def list_profiles(loaded: Loaded, live: str | None) -> Iterator[str]:
 
 
 def show_profile(loaded: Loaded, name: str | None) -> str:
-    """The profile's file, and below which path it lies. Raises NotFound."""
+    """The profile's file, under a comment with its path. Raises NotFound."""
     files = config.profiles(loaded.sources.profile_dirs)
     name = name or loaded.settings.profile
     if name == config.NO_PROFILE:
@@ -97,8 +97,8 @@ def _no_profile(name: str, there: Iterable[str]) -> NotFound:
 
 
 def set_value(file: Path, key: str, value: str) -> Callable[[], None]:
-    """Write one setting into a config file, at once or not at all, and touch nothing else in
-    it. The file is made if there is none. What it returns puts all back as it was.
+    """Write one setting into a config file, atomically, and change nothing else in it. A
+    missing file is created. The function it returns undoes the change.
 
     Raises ConfigError, YoutuError."""
     file = file.resolve()  # what a link points to is changed, not the link
@@ -127,7 +127,7 @@ def set_value(file: Path, key: str, value: str) -> Callable[[], None]:
             file.unlink()
         else:
             atomicfile.replace(file, data)
-            # By its time the daemon knows whether a choice made there still counts.
+            # The daemon compares this time with that of its saved profile.
             os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
     return undo
@@ -152,7 +152,7 @@ def _with_value(
         return (
             f"{text[: first.start]}{name}: {word}\n{' ' * (first.column - 1)}{text[first.start :]}"
         )
-    if (section,) in document.places:  # all that is in it is commented out
+    if (section,) in document.places:  # all its keys are commented out
         at = document.places[section,].end
         return f"{text[:at]}\n  {name}: {word}{text[at:]}"
     newline = "\n" if text and text[-1] != "\n" else ""

@@ -1,15 +1,15 @@
-"""A GGUF file as a Hugging Face checkpoint: its config and its tensors under their HF names."""
+"""A GGUF file as the source of an import: its config and tensors under Hugging Face names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from youtu_llm.engine.models.architectures import ARCHITECTURES
 from youtu_llm.errors import ModelError
 from youtu_llm.tools import gguf_tokenizer
-from youtu_llm.tools.checkpoint import SourceTensor
+from youtu_llm.tools.source_model import SourceTensor
 
 if TYPE_CHECKING:
     import gguf
@@ -19,55 +19,8 @@ TIED_DIFFERENCE = 0.1  # between two quantisations of one table; unrelated table
 _SAMPLE_ROWS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class GgufArchitecture:
-    """How a GGUF architecture is called in Hugging Face's terms."""
-
-    architecture: str
-    model_type: str
-    config_keys: dict[str, str]  # HF config key -> GGUF key, less the architecture's prefix
-    constants: dict[str, Any]
-    tensors: dict[str, str]  # GGUF module -> HF module
-    layer_tensors: dict[str, str]  # the same, within blk.N / model.layers.N
-
-
-ARCHITECTURES = {
-    "qwen2": GgufArchitecture(
-        architecture="Qwen2ForCausalLM",
-        model_type="qwen2",
-        config_keys={
-            "hidden_size": "embedding_length",
-            "intermediate_size": "feed_forward_length",
-            "max_position_embeddings": "context_length",
-            "num_attention_heads": "attention.head_count",
-            "num_hidden_layers": "block_count",
-            "num_key_value_heads": "attention.head_count_kv",
-            "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-            "rope_theta": "rope.freq_base",
-        },
-        constants={"hidden_act": "silu", "use_sliding_window": False},
-        tensors={
-            "token_embd": "model.embed_tokens",
-            "output_norm": "model.norm",
-            "output": "lm_head",
-        },
-        layer_tensors={
-            "attn_norm": "input_layernorm",
-            "attn_q": "self_attn.q_proj",
-            "attn_k": "self_attn.k_proj",
-            "attn_v": "self_attn.v_proj",
-            "attn_output": "self_attn.o_proj",
-            "ffn_norm": "post_attention_layernorm",
-            "ffn_gate": "mlp.gate_proj",
-            "ffn_up": "mlp.up_proj",
-            "ffn_down": "mlp.down_proj",
-        },
-    ),
-}
-
-
-class GgufCheckpoint:
-    """Raises ModelError for a file that is not GGUF or whose architecture is not known."""
+class GgufModel:
+    """Raises ModelError for a file that is not GGUF or whose architecture is not supported."""
 
     def __init__(self, path: Path) -> None:
         from gguf import GGUFReader
@@ -76,42 +29,42 @@ class GgufCheckpoint:
         try:
             self.reader = GGUFReader(path)
         except (ValueError, IndexError) as error:  # a truncated file ends in the middle of a field
-            raise ModelError(f"{path} is no GGUF file, or cut short: get it again") from error
+            raise ModelError(f"{path} is no GGUF file, or cut short: download it again") from error
         name = self.field("general.architecture")
-        if name not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
+        known = {e.gguf.name: (key, e.gguf) for key, e in ARCHITECTURES.items() if e.gguf}
+        if name not in known:
             raise ModelError(
-                f"{path}: GGUF architecture {name!r} is not supported (known: {known})"
+                f"{path}: GGUF architecture {name!r} is not supported (known: {', '.join(known)})"
             )
-        self._prefix = name
-        self._spec = ARCHITECTURES[name]
+        self._architecture, self._gguf = known[name]
         self._tensors = {self._hf_name(t.name): t for t in self.reader.tensors}
         self.tied = self._merge_tied_tables()
 
     def field(self, key: str, default: Any = None) -> Any:
-        """A metadata value as plain Python, or `default`."""
+        """A metadata value as a Python object, or `default`."""
         found = self.reader.get_field(key)
         return default if found is None else found.contents()
 
     def config(self) -> dict[str, Any]:
         """config.json in Hugging Face's terms."""
         values = {}
-        for key, gguf_key in self._spec.config_keys.items():
-            value = self.field(f"{self._prefix}.{gguf_key}")
+        prefix = self._gguf.name
+        for key, gguf_key in self._gguf.config_keys.items():
+            value = self.field(f"{prefix}.{gguf_key}")
             if value is None:
-                raise ModelError(f"{self.path} does not say {self._prefix}.{gguf_key}")
+                raise ModelError(f"{self.path}: {prefix}.{gguf_key} is missing")
             values[key] = float(f"{value:.7g}") if isinstance(value, float) else value
         for scaling in ("rope.scaling.type", "rope.scaling.factor"):
-            if self.field(f"{self._prefix}.{scaling}") not in (None, "none"):
+            if self.field(f"{prefix}.{scaling}") not in (None, "none"):
                 raise ModelError(f"{self.path} scales its RoPE ({scaling}): not supported")
         return {
-            "architectures": [self._spec.architecture],
-            "model_type": self._spec.model_type,
+            "architectures": [self._architecture],
+            "model_type": self._gguf.model_type,
             "vocab_size": int(self._tensors["model.embed_tokens.weight"].shape[1]),
             "tie_word_embeddings": self.tied,
             "bos_token_id": self.field("tokenizer.ggml.bos_token_id"),
             "eos_token_id": self.field("tokenizer.ggml.eos_token_id"),
-            **self._spec.constants,
+            **self._gguf.constants,
             **dict(sorted(values.items())),
         }
 
@@ -132,15 +85,15 @@ class GgufCheckpoint:
         module, _, kind = gguf_name.rpartition(".")
         if module.startswith("blk."):
             _, layer, part = module.split(".", 2)
-            found = self._spec.layer_tensors.get(part)
+            found = self._gguf.layer_tensors.get(part)
             if found:
                 return f"model.layers.{layer}.{found}.{kind}"
-        elif module in self._spec.tensors:
-            return f"{self._spec.tensors[module]}.{kind}"
-        raise ModelError(f"{self.path}: tensor {gguf_name} is not known in {self._prefix}")
+        elif module in self._gguf.tensors:
+            return f"{self._gguf.tensors[module]}.{kind}"
+        raise ModelError(f"{self.path}: tensor {gguf_name} is not known in {self._gguf.name}")
 
     def _merge_tied_tables(self) -> bool:
-        """True when embedding and head are one table; then only the finer of the two is left.
+        """True when embedding and head are one table; then only the more precise copy is kept.
 
         Some files store a tied table twice, at different precisions.
         """

@@ -1,4 +1,4 @@
-"""Rebuilds a Hugging Face tokenizer from what a GGUF file says about it."""
+"""Rebuilds a Hugging Face tokenizer from the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PreTokenizer:
 
     pattern: str
     nfc: bool = False
-    ignore_merges: bool = False  # a piece that is a token stays whole
+    ignore_merges: bool = False  # a piece that is a token is not split
 
 
 def _pattern(digits: str) -> str:
@@ -54,15 +54,15 @@ PRE_TOKENIZERS = {
 _PROMPT_MARKERS = ("<|fim_", "<|repo_name|>", "<|file_sep|>")
 
 # Which control tokens end an answer beside the one the file names, as the published
-# generation_config.json of these models say.
+# generation_config.json of these models has them.
 _END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>")
 
 
 def write_tokenizer(field: Callable[..., Any], target: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json.
 
-    `field(key, default=None)` reads a GGUF metadata value. Raises ModelError for a tokenizer
-    of a kind not known here.
+    `field(key, default=None)` reads a GGUF metadata value. Raises ModelError for a kind of
+    tokenizer that is not supported.
     """
     tokens: list[str] = field("tokenizer.ggml.tokens", [])
     types: list[int] = field("tokenizer.ggml.token_type", [])
@@ -78,7 +78,7 @@ def write_tokenizer(field: Callable[..., Any], target: Path) -> None:
     ids = {name: field(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
     ids["pad"] = field("tokenizer.ggml.padding_token_id")
     if ids["eos"] is None:
-        raise ModelError("the file does not say which token ends an answer")
+        raise ModelError("tokenizer.ggml.eos_token_id is missing: no token would end an answer")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,

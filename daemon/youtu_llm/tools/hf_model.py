@@ -1,4 +1,4 @@
-"""A Hugging Face model directory as a checkpoint."""
+"""A Hugging Face model directory as the source of an import."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from youtu_llm.engine.models import architectures
 from youtu_llm.errors import ModelError
 from youtu_llm.tools import pack_quantized
-from youtu_llm.tools.checkpoint import SourceTensor
+from youtu_llm.tools.source_model import SourceTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ARCHITECTURES = ("LlamaForCausalLM", "PhiForCausalLM", "Qwen2ForCausalLM", "YoutuForCausalLM")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -26,8 +26,8 @@ QUANT_METHODS = ("awq", "awq_int8")
 _AWQ = {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
 
 
-class HfCheckpoint:
-    """Raises ModelError for a directory that is incomplete or not understood."""
+class HfModel:
+    """Raises ModelError for a directory that is incomplete or not supported."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,12 +38,7 @@ class HfCheckpoint:
             self._config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ModelError(f"{config_path} is not JSON: {error}") from error
-        architecture = (self._config.get("architectures") or ["none"])[0]
-        if architecture not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise ModelError(
-                f"{path}: architecture {architecture} is not supported (known: {known})"
-            )
+        architectures.find((self._config.get("architectures") or ["?"])[0], str(path))
         if not (path / "tokenizer.json").is_file():
             raise ModelError(f"{path} has no tokenizer.json: other tokenizer files are not read")
         self._quant_method = self._check_quantization()
@@ -52,9 +47,9 @@ class HfCheckpoint:
             raise ModelError(f"{path}: its safetensors hold no model.embed_tokens.weight")
 
     def config(self) -> dict[str, Any]:
-        # Said outright, because what a missing key means depends on the architecture.
+        # Explicit, because the default of a missing key depends on the architecture.
         config = {**self._config, "tie_word_embeddings": self._tied}
-        if self._is_packed:  # it comes out of here unpacked, or in another layout
+        if self._is_packed:  # `tensors` gives it unpacked, or in another layout
             del config["quantization_config"]
         return config
 
@@ -111,7 +106,7 @@ class HfCheckpoint:
         return sorted(set(self._files.values())) + ([index] if index.is_file() else [])
 
     def _check_quantization(self) -> str | None:
-        """The quantisation the weights have already; none for floating point."""
+        """The quantisation method of the weights; None for floating point."""
         found = self._config.get("quantization_config")
         if found is None:
             return None
@@ -158,7 +153,8 @@ def _read(file: Path, name: str) -> Tensor:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
-        return opened.get_tensor(name)
+        tensor: Tensor = opened.get_tensor(name)
+        return tensor
 
 
 def _row_reader(file: Path, name: str) -> Callable[[int, int], Tensor]:
@@ -166,6 +162,7 @@ def _row_reader(file: Path, name: str) -> Callable[[int, int], Tensor]:
         from safetensors import safe_open
 
         with safe_open(file, framework="pt") as opened:
-            return opened.get_slice(name)[first:end]
+            part: Tensor = opened.get_slice(name)[first:end]
+            return part
 
     return rows

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from youtu_llm.errors import ModelError
 from youtu_llm.tools import bar, model_dir
-from youtu_llm.tools.checkpoint import Checkpoint, SourceTensor
-from youtu_llm.tools.gguf_model import GgufCheckpoint
-from youtu_llm.tools.hf_model import HfCheckpoint
+from youtu_llm.tools.gguf_model import GgufModel
+from youtu_llm.tools.hf_model import HfModel
 from youtu_llm.tools.safetensors_writer import SafetensorsWriter, TensorPlan
+from youtu_llm.tools.source_model import SourceModel, SourceTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ def import_model(
 
     `dtype` is that of an unquantised import. The name is the source's own unless given. A
     model of that name is replaced only when `verify` finds it broken. Raises ModelError for
-    what is not understood and ResourceError when the disk has too little room.
+    a source that is not supported and ResourceError when the disk has too little room.
     """
     _require(source)
     name = model_dir.check_name(name or _name_of(source))
@@ -105,13 +105,13 @@ def build(
             quantization=config.get("quantization_config", {}).get("quant_method", "none"),
         )
     finally:
-        shutil.rmtree(staged, ignore_errors=True)  # of a failure; else it is in its place
+        shutil.rmtree(staged, ignore_errors=True)  # after a failure; else it has been moved
 
 
-def open_checkpoint(source: Path) -> Checkpoint:
+def open_source(source: Path) -> SourceModel:
     """Raises ModelError for what is neither a model directory nor a GGUF file."""
     _require(source)
-    return HfCheckpoint(source) if source.is_dir() else GgufCheckpoint(source)
+    return HfModel(source) if source.is_dir() else GgufModel(source)
 
 
 def _require(source: Path) -> None:
@@ -121,18 +121,18 @@ def _require(source: Path) -> None:
 
 def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dict[str, Any]:
     """Write every file of the model but its manifest; returns its config."""
-    checkpoint = open_checkpoint(source)
-    config = checkpoint.config()
-    ready = checkpoint.ready_files()
+    model = open_source(source)
+    config = model.config()
+    ready = model.ready_files()
     if ready:
         if not quantize:
-            raise ModelError(f"{source} is quantised already and stays as it is: leave out --dtype")
+            raise ModelError(f"{source} is quantised already and is copied: leave out --dtype")
         num_bytes = sum(file.stat().st_size for file in ready)
         model_dir.require_disk(staged, num_bytes, f"copying {source}")
         for file in ready:
             shutil.copyfile(file, staged / file.name)
     else:
-        _write_weights(checkpoint.tensors(), staged, quantize=quantize, dtype=dtype)
+        _write_weights(model.tensors(), staged, quantize=quantize, dtype=dtype)
         config.pop("dtype", None)  # the key's newer spelling
         config["torch_dtype"] = "float16" if quantize else dtype
         if quantize:
@@ -140,15 +140,14 @@ def _convert(source: Path, staged: Path, *, quantize: bool, dtype: Dtype) -> dic
             modules = [table.removesuffix(".weight") for table in tables]
             config["quantization_config"] = quantization_config(modules)
     (staged / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    checkpoint.write_tokenizer(staged)
+    model.write_tokenizer(staged)
     return config
 
 
 def quantization_config(
     int8_modules: Sequence[str], *, group_size: int = GROUP_SIZE
 ) -> dict[str, Any]:
-    """AutoAWQ's keys. With INT8 modules the method has a name of its own, for a reader must know
-    them."""
+    """AutoAWQ's keys. INT8 modules change the method's name: readers must support them."""
     config = {
         "quant_method": "awq_int8" if int8_modules else "awq",
         "bits": 4,
@@ -185,7 +184,7 @@ def _is_linear(tensor: SourceTensor) -> bool:
 
 
 def plan_of(tensor: SourceTensor, *, quantize: bool, dtype: Dtype) -> dict[str, TensorPlan]:
-    """What one tensor becomes in the file."""
+    """The tensors that one source tensor becomes in the file."""
     module = tensor.name.removesuffix(".weight")
     if not quantize:
         return {tensor.name: TensorPlan(dtype, tensor.shape)}
@@ -214,7 +213,9 @@ def chunks(tensor: SourceTensor) -> Iterator[tuple[int, Tensor]]:
     for first in range(0, tensor.shape[0], _CHUNK_ROWS):
         rows = tensor.rows(first, min(first + _CHUNK_ROWS, tensor.shape[0]))
         if not rows.isfinite().all():
-            raise ModelError(f"{tensor.name} holds values that are not numbers: a corrupt source")
+            raise ModelError(
+                f"{tensor.name} holds values that are not finite: the source is corrupt"
+            )
         yield first, rows
 
 
@@ -253,7 +254,7 @@ def _write_int4(writer: SafetensorsWriter, tensor: SourceTensor) -> None:
 
 
 def require_extra() -> None:
-    """Raises ModelError with the remedy when a part of it is not installed."""
+    """Raises ModelError with the remedy when a package that import needs is not installed."""
     modules = ("gguf", "huggingface_hub", "numpy", "safetensors", "torch")
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:

@@ -175,7 +175,7 @@ def _fetch(model: str, *, accept_license: bool) -> None:
         file=sys.stderr,
     )
     accept(entry, given=accept_license)
-    flags = ("--accept-license",) if entry.asks else ()
+    flags = ("--accept-license",) if entry.must_accept else ()
     # Another process: where the engine has a Python of its own, a pull runs under that.
     pull = background.youtu("pull", model, *flags)
     status = subprocess.run(pull, stdout=subprocess.DEVNULL).returncode

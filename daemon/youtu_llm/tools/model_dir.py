@@ -1,7 +1,7 @@
 """Model directories: one folder a model, whole or not there at all.
 
     MODELS_DIR/NAME/                a model: config, weights, tokenizer, and youtu.json
-    MODELS_DIR/.partial/NAME/       what a pull or an import has so far
+    MODELS_DIR/.partial/NAME/       an unfinished pull or import
 
 A model is built under .partial, gets its manifest (youtu.json: the size and SHA-256 of every
 file), is flushed to disk and then renamed into place.
@@ -37,13 +37,13 @@ class ModelInfo:
     num_bytes: int
     license: str
     source: str
-    license_accepted: str = ""  # when, of one that asks for it
+    license_accepted: str = ""  # when, of a licence that must be
     problem: str = ""  # in words, if it cannot be used
 
 
 def list_models(models_dir: Path) -> list[ModelInfo]:
     """The models in the folder, by name, and what is wrong with any by the sizes of its files.
-    Folders without a manifest are not ours."""
+    Folders without a manifest are left out."""
     found = sorted(models_dir.glob(f"*/{MANIFEST}")) if models_dir.is_dir() else []
     return [_look(path.parent) for path in found]
 
@@ -76,8 +76,8 @@ def check_name(name: str) -> str:
 
 @contextlib.contextmanager
 def workspace(models_dir: Path, name: str) -> Iterator[Path]:
-    """The model's folder under .partial, ours alone until the end. What is in it is kept if we
-    fail; it is not kept empty."""
+    """The model's folder under .partial, locked meanwhile. After a failure its files are kept for
+    the next attempt; an empty folder is removed."""
     folder = models_dir / ".partial" / check_name(name)
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
@@ -90,7 +90,7 @@ def workspace(models_dir: Path, name: str) -> Iterator[Path]:
             yield folder
         finally:
             for made in (folder, folder.parent):
-                with contextlib.suppress(OSError):  # it holds what the next one goes on from
+                with contextlib.suppress(OSError):  # not empty: the next attempt resumes from it
                     made.rmdir()
     finally:
         os.close(lock)
@@ -145,7 +145,7 @@ def missing(models_dir: Path, name: str, also: Iterable[str] = ()) -> ModelError
 
 
 def require_disk(folder: Path, need_bytes: int, purpose: str) -> None:
-    """Raises ResourceError, with both figures, when the disk has not that much left."""
+    """Raises ResourceError, with both figures, when less than that is free on the disk."""
     free = shutil.disk_usage(folder).free
     if free < need_bytes:
         raise ResourceError(
@@ -188,7 +188,7 @@ def _put(staged: Path, models_dir: Path, name: str, written: Manifest) -> Path:
     for path in [*staged.iterdir(), staged]:
         _flush(path)
     target = models_dir / name
-    if target.exists():  # a corrupt one: a folder cannot be replaced in one step
+    if target.exists():  # a corrupt model: a folder cannot be replaced atomically
         shutil.rmtree(target)
     staged.rename(target)
     _flush(models_dir)

@@ -63,7 +63,7 @@ def to_awq(read: Callable[[str], Tensor | None], module: str) -> tuple[Tensor, T
         read(module + part) for part in (PACKED, ".weight_scale", ".weight_shape")
     )
     if packed is None or scale is None or shape is None:
-        raise ModelError(f"{module} lacks one of {', '.join(PARTS)}: a broken checkpoint")
+        raise ModelError(f"{module} lacks one of {', '.join(PARTS)}: the checkpoint is incomplete")
     out_features, in_features = shape.tolist()
     values = _unpack(packed)[:out_features, :in_features]
     zeros = torch.full(scale.shape, 8, dtype=torch.uint8)

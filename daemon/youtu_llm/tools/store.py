@@ -34,9 +34,9 @@ def pull(
 ) -> Path:
     """Fetch, check and import a model; returns its directory. A sound one is left as it is.
 
-    What an interrupted pull has fetched is used by the next. Raises ModelError for a name the
+    A pull resumes what an interrupted one has fetched. Raises ModelError for a name the
     catalogue lacks, ResourceError when the disk is too small, DownloadError when no source has
-    the model, and ModelError unless a licence that asks for it is accepted, which the manifest
+    the model, and ModelError unless a licence that must be accepted is, which the manifest
     records. `keep_download` leaves the raw download under models_dir/.partial.
     """
     known = catalogue(catalogue_file)
@@ -46,7 +46,7 @@ def pull(
     target = models_dir / name
     if importer.is_sound(target):
         return target
-    if entry.asks and not accept_license:
+    if entry.must_accept and not accept_license:
         raise entry.not_accepted()
     importer.require_extra()
     with model_dir.workspace(models_dir, name) as work:
@@ -63,7 +63,7 @@ def pull(
             quantize=True,
             dtype="float16",
             license_name=entry.license,
-            license_accepted=_now() if entry.asks else "",
+            license_accepted=_now() if entry.must_accept else "",
             origin=f"{entry.title} from {source}",
         )
         if not keep_download:
@@ -72,7 +72,7 @@ def pull(
 
 
 def _fetch(entry: CatalogueEntry, download: Path) -> tuple[Path, Source]:
-    """From the first source that has it, saying why the others were passed over."""
+    """From the first source that has it; prints why the others failed."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -88,9 +88,9 @@ def _fetch(entry: CatalogueEntry, download: Path) -> tuple[Path, Source]:
     raise DownloadError(
         f"{entry.name} could not be fetched:\n"
         + "".join(f"  {reason}\n" for reason in reasons)
-        + "Check the network (HF_ENDPOINT names a mirror) and run the same command again: it goes"
-        f" on from what it has. Without network: get {what} on another machine, copy it here and"
-        f" run `youtu import PATH --name {entry.name}`."
+        + "Check the network (HF_ENDPOINT names a mirror) and run the same command again: it"
+        f" resumes from what it has. Without network: get {what} on another machine, copy it here"
+        f" and run `youtu import PATH --name {entry.name}`."
     )
 
 

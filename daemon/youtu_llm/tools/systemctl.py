@@ -1,4 +1,4 @@
-"""`youtu start | stop | restart | enable`: systemctl, with what a person needs around it."""
+"""`youtu start | stop | restart | enable`: systemctl, with the last crash and the remedy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVICE, SOCKET = "youtu.service", "youtu.socket"
 BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 LOG_LINES = 20
 
-# With `stop` the socket goes too: a client on it would start the service again.
+# `stop` closes the socket too: a client on it would start the service again.
 _UNITS = {
     "start": (SOCKET, SERVICE),
     "stop": (SOCKET, SERVICE),
@@ -28,8 +28,8 @@ def has_service() -> bool:
 
 
 def control(verb: str) -> None:
-    """Carry out a verb of the service. Raises YoutuError with what to do when it fails, also
-    when the daemon runs and has failed: it then answers no request."""
+    """Run systemctl with the verb. Raises YoutuError with what to do when it fails, also when
+    the daemon runs in the state «failed»: it then answers no request."""
     if not BOOTED.is_dir():
         raise YoutuError("this machine does not run systemd: run the daemon with `youtu serve`")
     if verb != "stop":
@@ -50,13 +50,13 @@ def control(verb: str) -> None:
 
 
 def _show_last_crash() -> None:
-    """Why systemd gave the service up, with its last words."""
+    """Why systemd stopped restarting the service, with the last lines of its log."""
     state = _state()
     if state["ActiveState"] != "failed":
         return
     print(
         f"It failed before ({state['Result']}, exit status {state['ExecMainStatus']},"
-        f" {state['NRestarts']} restarts). Its last words:",
+        f" {state['NRestarts']} restarts). The end of its log:",
         file=sys.stderr,
     )
     log = ["journalctl", "--unit", SERVICE, "--lines", str(LOG_LINES), "--output", "cat"]
@@ -72,5 +72,5 @@ def _state() -> Mapping[str, str]:
 
 
 def _systemctl(verb: str, *arguments: str, quiet: bool = False) -> subprocess.CompletedProcess[str]:
-    """`quiet` captures what it says; else that is for the person."""
+    """`quiet` captures the output instead of printing it."""
     return subprocess.run(["systemctl", verb, *arguments], capture_output=quiet, text=True)

@@ -43,7 +43,7 @@ async def test_what_can_be_pulled(tmp_path: Path) -> None:
     assert set(rows) == {"NAME", *catalogue.catalogue()}
     assert rows["phi-2"].split() == ["phi-2", "5.57", "GB", "1.58", "GB", "yes", "MIT"]
     assert "no    see LICENSE" in rows["youtu-llm-2b"]
-    assert rows["youtu-llm-2b"].endswith("(asks for --accept-license)")
+    assert rows["youtu-llm-2b"].endswith("(needs --accept-license)")
 
 
 async def test_show(tmp_path: Path) -> None:

@@ -129,10 +129,8 @@ def test_a_second_serve_names_the_first(person: Person) -> None:
     person.youtu("run", "one", "x")
     done = person.youtu("serve", "--port", "0")
     assert done.returncode == 78
-    told = (
-        f"another daemon (pid {daemon_pid(person)}) answers on {person.socket}: `youtu stop` ends"
-    )
-    assert told in done.stderr
+    told = f"another daemon (pid {daemon_pid(person)}) is listening on {person.socket}: "
+    assert f"{told}`youtu stop` ends it" in done.stderr
 
 
 def test_reload_waits_and_reports_the_refusal(person: Person) -> None:

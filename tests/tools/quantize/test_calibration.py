@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import os
 import re
 from pathlib import Path
 
@@ -12,16 +12,11 @@ from lab.evals import texts
 from tests.text.samples import write_sample_tokenizer
 from youtu_llm.errors import ModelError
 from youtu_llm.text.tokenizer import Tokenizer
+from youtu_llm.tools.evals import datasets
 from youtu_llm.tools.quantize import calibration
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
-EVALUATION = (
-    DATA / "gsm8k_test_400.jsonl",
-    DATA / "cmath_dev.jsonl",
-    DATA / "HumanEval.jsonl.gz",
-    DATA / "zh_gsdsimp_dev.txt",
-    texts.ENGLISH,
-)
+CARRIED = (Path(__file__).parents[2] / "data/zh_gsdsimp_dev.txt", texts.ENGLISH)
+NOT_CARRIED = (datasets.GSM8K, datasets.CMATH, datasets.HUMANEVAL)
 RUN = 12  # words, or Chinese characters, in a row
 
 
@@ -30,12 +25,13 @@ def runs(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)}
 
 
-@pytest.mark.parametrize("path", EVALUATION, ids=lambda path: path.name)
-def test_no_overlap_with_evaluation_data(path: Path) -> None:
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    data = path.read_bytes()
-    judged = runs((gzip.decompress(data) if path.suffix == ".gz" else data).decode())
+@pytest.mark.parametrize("source", [*CARRIED, *NOT_CARRIED], ids=lambda source: source.name)
+def test_no_overlap_with_evaluation_data(source: Path | datasets.DataSet) -> None:
+    if isinstance(source, datasets.DataSet):
+        if datasets.DATA_VARIABLE not in os.environ:
+            pytest.skip(f"{datasets.DATA_VARIABLE} names no folder with the evaluation data sets")
+        source = datasets.find(source, datasets.folder(None))
+    judged = runs(datasets.text(source))
     assert len(judged) > 1000
     for file in calibration.DEFAULT_FILES:
         assert not runs(file.read_text("utf-8")) & judged, file

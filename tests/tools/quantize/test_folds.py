@@ -9,13 +9,13 @@ import torch
 
 from tests.engine import tiny
 from tests.tools.quantize import models
-from youtu_llm.engine.models import registry
+from youtu_llm.engine.models.architectures import ARCHITECTURES
 from youtu_llm.tools.quantize import folds
 from youtu_llm.tools.quantize.block import BlockRunner
 
 
 def test_every_architecture_declares_its_folds() -> None:
-    assert folds.FOLDS.keys() == registry.ARCHITECTURES.keys()
+    assert all(architecture.folds for architecture in ARCHITECTURES.values())
 
 
 @pytest.mark.parametrize("arch", list(tiny.ARCHITECTURES))
@@ -26,9 +26,9 @@ def test_folds_leave_the_function_unchanged(arch: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     stream = torch.randn(3, 48, 64)
     expected = runner.run(tensors, stream)
-    for fold in folds.FOLDS[config.architecture]:
+    for fold in ARCHITECTURES[config.architecture].folds:
         in_features = tensors[f"{fold.targets[0]}.weight"].shape[1]
-        channels = fold.channels(config, in_features)
+        channels = folds.channels(fold, config, in_features)
         # One scale for each channel of the source, however often it is read.
         scales = torch.randn(int(channels.max()) + 1).mul(1.5).exp()[channels]
         before = tensors[f"{fold.targets[0]}.weight"]

@@ -1,1 +1,1 @@
-"""The architectures. `registry` finds one by the config's architectures[0]."""
+"""The model architectures, and `architectures.py`, the table of them."""

@@ -8,9 +8,9 @@ from typing import Protocol
 from torch import Tensor
 
 from youtu_llm.engine.checkpoint import ModelConfig
-from youtu_llm.engine.models.spec import Model
+from youtu_llm.engine.models.spec import Layer, Model
 from youtu_llm.engine.weights import Weights
-from youtu_llm.ops.api import Batch, CacheStorage, Linear, Ops, Rope
+from youtu_llm.ops.api import Batch, CacheSpec, CacheStorage, Linear, Ops, Rope
 
 
 class GQAttention:
@@ -58,6 +58,7 @@ class DecoderLayer:
     def __init__(
         self, config: ModelConfig, weights: Weights, ops: Ops, attention: Attention
     ) -> None:
+        config.activation("silu")
         hidden, inner = config.int("hidden_size"), config.int("intermediate_size")
         self.ops, self.eps = ops, config.float("rms_norm_eps")
         self.input_norm = weights.tensor("input_layernorm.weight", hidden)
@@ -81,15 +82,18 @@ class Decoder(Model):
     """The pre-norm decoder of Llama and its kin; architectures differ in their attention."""
 
     def __init__(self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope) -> None:
-        config.activation("silu")
-        hidden, vocab = config.int("hidden_size"), config.int("vocab_size")
         self.ops = ops
-        self.eps = config.float("rms_norm_eps")
+        hidden, vocab = config.int("hidden_size"), config.int("vocab_size")
         self.embedding = weights.embedding("model.embed_tokens", vocab, hidden)
         self.layers = [
             self.make_layer(config, weights.under(f"model.layers.{i}"), ops, rope, i)
             for i in range(config.int("num_hidden_layers"))
         ]
+        self.take_head(config, weights, vocab, hidden)
+
+    def take_head(self, config: ModelConfig, weights: Weights, vocab: int, hidden: int) -> None:
+        """The last norm and the head: what `logits` needs."""
+        self.eps = config.float("rms_norm_eps")
         self.norm = weights.tensor("model.norm.weight", hidden)
         tied = config.bool("tie_word_embeddings", not weights.has("lm_head.weight"))
         self.head = self.embedding if tied else weights.embedding("lm_head", vocab, hidden)
@@ -97,7 +101,7 @@ class Decoder(Model):
     @classmethod
     def make_layer(
         cls, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, index: int
-    ) -> DecoderLayer:
+    ) -> Layer:
         attention = cls.make_attention(config, weights.under("self_attn"), ops, rope, index)
         return DecoderLayer(config, weights, ops, attention)
 
@@ -109,19 +113,32 @@ class Decoder(Model):
         """The attention block of one layer."""
 
     @classmethod
+    def cache_spec(cls, config: ModelConfig) -> CacheSpec:
+        _, num_kv_heads, head_dim = head_shape(config)
+        return CacheSpec(config.int("num_hidden_layers"), 2 * num_kv_heads * head_dim)
+
+    @classmethod
+    def rope_dim(cls, config: ModelConfig) -> int:
+        return head_shape(config)[2]
+
+    @classmethod
     def activation_width(cls, config: ModelConfig) -> int:
         return 8 * config.int("hidden_size") + 3 * config.int("intermediate_size")
 
     def forward(self, batch: Batch, cache: CacheStorage) -> Tensor:
         ops = self.ops
         x = ops.embed(batch.token_ids, self.embedding)  # [T, hidden], the residual stream
-        delta: Tensor | None = None  # what a block adds to it, left to the next one's norm
+        delta: Tensor | None = None  # a block's output, added by the next block's norm
         for layer in self.layers:
             x, delta = layer.forward(x, delta, batch, cache)
         assert delta is not None
         if batch.logit_rows is not None:
             x, delta = x[batch.logit_rows], delta[batch.logit_rows]  # [R, hidden]
-        return ops.logits(ops.add_rms_norm(x, delta, self.norm, self.eps), self.head)
+        return self.logits(x, delta)
+
+    def logits(self, x: Tensor, delta: Tensor) -> Tensor:
+        """[R, hidden], [R, hidden] -> [R, vocab] float32"""
+        return self.ops.logits(self.ops.add_rms_norm(x, delta, self.norm, self.eps), self.head)
 
 
 def head_shape(config: ModelConfig) -> tuple[int, int, int]:

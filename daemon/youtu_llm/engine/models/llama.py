@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from youtu_llm.engine.checkpoint import ModelConfig
-from youtu_llm.engine.models.layers import Attention, Decoder, GQAttention, head_shape
+from youtu_llm.engine.models.layers import Attention, Decoder, GQAttention
 from youtu_llm.engine.models.spec import Extension
 from youtu_llm.engine.weights import Weights
 from youtu_llm.errors import ModelError
-from youtu_llm.ops.api import CacheSpec, Ops, Rope
+from youtu_llm.ops.api import Ops, Rope
 
 
 class Llama(Decoder):
@@ -24,12 +24,3 @@ class Llama(Decoder):
             if config.bool(key, False):
                 raise ModelError(f"{config.source}: {key} is not implemented")
         return GQAttention(config, weights, ops, rope, layer, qkv_bias=cls.qkv_bias)
-
-    @classmethod
-    def cache_spec(cls, config: ModelConfig) -> CacheSpec:
-        _, num_kv_heads, head_dim = head_shape(config)
-        return CacheSpec(config.int("num_hidden_layers"), 2 * num_kv_heads * head_dim)
-
-    @classmethod
-    def rope_dim(cls, config: ModelConfig) -> int:
-        return head_shape(config)[2]

@@ -5,31 +5,25 @@ from __future__ import annotations
 from torch import Tensor
 
 from youtu_llm.engine.checkpoint import ModelConfig
-from youtu_llm.engine.models.layers import GQAttention, head_shape
-from youtu_llm.engine.models.spec import Extension, Model
+from youtu_llm.engine.models.layers import Attention, Decoder, GQAttention, head_shape
+from youtu_llm.engine.models.spec import Extension
 from youtu_llm.engine.weights import Weights
 from youtu_llm.errors import ModelError
-from youtu_llm.ops.api import Batch, CacheSpec, CacheStorage, Ops, Rope
+from youtu_llm.ops.api import Batch, CacheStorage, Ops, Rope
 
 
 class PhiLayer:
     def __init__(
-        self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
+        self, config: ModelConfig, weights: Weights, ops: Ops, attention: Attention
     ) -> None:
+        config.activation("gelu_new", "gelu_pytorch_tanh")
+        if config.bool("qk_layernorm", False):
+            raise ModelError(f"{config.source}: qk_layernorm is not implemented")
         hidden, inner = config.int("hidden_size"), config.int("intermediate_size")
         self.ops, self.eps = ops, config.float("layer_norm_eps")
         self.norm = weights.tensor("input_layernorm.weight", hidden)
         self.norm_bias = weights.tensor("input_layernorm.bias", hidden)
-        self.attention = GQAttention(
-            config,
-            weights.under("self_attn"),
-            ops,
-            rope,
-            layer,
-            qkv_bias=True,
-            out_name="dense",
-            out_bias=True,
-        )
+        self.attention = attention
         mlp = weights.under("mlp")
         self.up = mlp.linear("fc1", hidden, inner, bias=True)
         self.down = mlp.linear("fc2", inner, hidden, bias=True)
@@ -45,23 +39,13 @@ class PhiLayer:
         return x, self.attention.forward(qkv, batch, cache) + ops.linear(inner, self.down)
 
 
-class Phi(Model):
+class Phi(Decoder):
     """x += attention(norm(x)) + mlp(norm(x)), one norm for both."""
 
     extension = Extension("ntk", 2.0, warn=True)
 
-    def __init__(self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope) -> None:
-        config.activation("gelu_new", "gelu_pytorch_tanh")
-        if config.bool("qk_layernorm", False):
-            raise ModelError(f"{config.source}: qk_layernorm is not implemented")
-        hidden, vocab = config.int("hidden_size"), config.int("vocab_size")
-        self.ops = ops
+    def take_head(self, config: ModelConfig, weights: Weights, vocab: int, hidden: int) -> None:
         self.eps = config.float("layer_norm_eps")
-        self.embedding = weights.embedding("model.embed_tokens", vocab, hidden)
-        self.layers = [
-            self.make_layer(config, weights.under(f"model.layers.{i}"), ops, rope, i)
-            for i in range(config.int("num_hidden_layers"))
-        ]
         self.norm = weights.tensor("model.final_layernorm.weight", hidden)
         self.norm_bias = weights.tensor("model.final_layernorm.bias", hidden)
         self.head = weights.embedding("lm_head", vocab, hidden, bias=True)
@@ -70,12 +54,16 @@ class Phi(Model):
     def make_layer(
         cls, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, index: int
     ) -> PhiLayer:
-        return PhiLayer(config, weights, ops, rope, index)
+        attention = cls.make_attention(config, weights.under("self_attn"), ops, rope, index)
+        return PhiLayer(config, weights, ops, attention)
 
     @classmethod
-    def cache_spec(cls, config: ModelConfig) -> CacheSpec:
-        _, num_kv_heads, head_dim = head_shape(config)
-        return CacheSpec(config.int("num_hidden_layers"), 2 * num_kv_heads * head_dim)
+    def make_attention(
+        cls, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope, layer: int
+    ) -> Attention:
+        return GQAttention(
+            config, weights, ops, rope, layer, qkv_bias=True, out_name="dense", out_bias=True
+        )
 
     @classmethod
     def rope_dim(cls, config: ModelConfig) -> int:
@@ -87,14 +75,6 @@ class Phi(Model):
     def activation_width(cls, config: ModelConfig) -> int:
         return 5 * config.int("hidden_size") + 2 * config.int("intermediate_size")
 
-    def forward(self, batch: Batch, cache: CacheStorage) -> Tensor:
-        ops = self.ops
-        x = ops.embed(batch.token_ids, self.embedding)  # [T, hidden]
-        delta: Tensor | None = None
-        for layer in self.layers:
-            x, delta = layer.forward(x, delta, batch, cache)
-        assert delta is not None
-        x = x + delta
-        if batch.logit_rows is not None:
-            x = x[batch.logit_rows]  # [R, hidden]
-        return ops.logits(ops.layer_norm(x, self.norm, self.norm_bias, self.eps), self.head)
+    def logits(self, x: Tensor, delta: Tensor) -> Tensor:
+        normed = self.ops.layer_norm(x + delta, self.norm, self.norm_bias, self.eps)
+        return self.ops.logits(normed, self.head)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from youtu_llm.engine.checkpoint import ModelConfig
+from youtu_llm.engine.models.architectures import ARCHITECTURES
 from youtu_llm.engine.models.spec import Extension, Model
 from youtu_llm.errors import ModelError
 from youtu_llm.ops.api import Rope
@@ -22,7 +23,7 @@ from youtu_llm.ops.api import Rope
 
 @dataclass(frozen=True, slots=True)
 class RopePlan:
-    """How positions are turned into angles, and how many there are."""
+    """How positions become angles, and the number of positions."""
 
     parameters: dict[str, Any]
     max_positions: int
@@ -46,7 +47,7 @@ def plan(
     if not long_context:
         if max_tokens > native:
             raise ModelError(
-                f"context.max_tokens is {max_tokens}, but the model was made for {native}: "
+                f"context.max_tokens is {max_tokens}, but the model was trained for {native}: "
                 "lower it, or set context.long_context: true (--enable-long-context)"
             )
         return RopePlan(parameters, max_tokens or native)
@@ -54,12 +55,12 @@ def plan(
     if kind == "dynamic":
         extension = Extension("dynamic", _factor(parameters))
     elif kind != "default" and _factor(parameters) > 1:
-        extension = Extension("", 1.0)  # it was trained with its scaling: that stays
+        extension = Extension("", 1.0)  # trained with its scaling: keep it
     reach = int(native * extension.max_factor)
     wanted = min(max_tokens or reach, reach)
     notes, warnings = [], []
     if max_tokens > reach:
-        warnings.append(f"context.max_tokens {max_tokens} exceeds what the model can do: {reach}")
+        warnings.append(f"context.max_tokens {max_tokens} exceeds what the model reaches: {reach}")
     if wanted <= native:
         notes.append(f"long context: {wanted} tokens need no scaling, the model reaches {native}")
         return RopePlan(parameters, wanted, tuple(notes), tuple(warnings))
@@ -82,7 +83,7 @@ def build(
 ) -> Rope:
     """A model's tables for every position, cos and sin [max_positions + 1, dim / 2].
 
-    One more, for a captured step that is computed ahead and then dropped.
+    The extra position is for a captured step that is computed ahead and then dropped.
     """
     dim = kind.rope_dim(config)
     frequencies, factor = frequencies_of(rope_plan.parameters, dim, rope_plan.max_positions)
@@ -132,21 +133,20 @@ def mla_softmax_factor(parameters: dict[str, Any]) -> float:
 
 
 def _parameters(config: ModelConfig) -> dict[str, Any]:
-    """The config's rope block, with what it leaves to convention filled in."""
+    """The config's rope block, completed with the architecture's conventional values."""
     parameters = config.rope_parameters
-    theta = parameters.get("rope_theta") or _CONVENTIONAL_THETA.get(config.architecture)
+    known = ARCHITECTURES.get(config.architecture)
+    theta = parameters.get("rope_theta") or (known and known.rope_theta)
     if not theta:
-        raise ModelError(f"{config.source} names no rope_theta, and nothing else tells it")
+        raise ModelError(
+            f"{config.source}: rope_theta is missing, and {config.architecture} has no default"
+        )
     parameters = {**parameters, "rope_theta": float(theta)}
     if _kind(parameters) == "dynamic":
         parameters.setdefault(
             "original_max_position_embeddings", config.int("max_position_embeddings")
         )
     return parameters
-
-
-# Configs older than the key itself.
-_CONVENTIONAL_THETA = {"LlamaForCausalLM": 10_000.0, "PhiForCausalLM": 10_000.0}
 
 
 def _kind(parameters: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ class Extension:
 
     method: str  # "" (the flag only raises the limit), yarn or ntk
     max_factor: float
-    warn: bool = False  # its quality suffers; /health says so
+    warn: bool = False  # quality suffers: /health shows a warning
 
 
 class Layer(Protocol):
@@ -30,7 +30,7 @@ class Layer(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """The residual stream [T, hidden] is x + delta, before and after; x may change in place.
 
-        What a block adds stays apart, because the next block's norm can add it in the same pass.
+        A block returns its output as delta, so that the next block's norm adds it in the same pass.
         """
 
 
@@ -42,7 +42,7 @@ class Model(abc.ABC):
 
     @abc.abstractmethod
     def __init__(self, config: ModelConfig, weights: Weights, ops: Ops, rope: Rope) -> None:
-        """Take every tensor from `weights`; what is left over is an error."""
+        """Take every tensor from `weights`; a tensor left over is an error."""
 
     @classmethod
     @abc.abstractmethod
@@ -54,12 +54,12 @@ class Model(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def cache_spec(cls, config: ModelConfig) -> CacheSpec:
-        """What a token leaves in the cache."""
+        """The shape of a token's cache entry."""
 
     @classmethod
     @abc.abstractmethod
     def rope_dim(cls, config: ModelConfig) -> int:
-        """How many values of a head are rotated."""
+        """How many values of each head are rotated."""
 
     @classmethod
     def rope_interleaved(cls, config: ModelConfig) -> bool:
@@ -68,7 +68,7 @@ class Model(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def activation_width(cls, config: ModelConfig) -> int:
-        """Values a token needs in the widest layer, for the memory plan."""
+        """Activation values of one token in the widest layer, for the memory plan."""
 
     @abc.abstractmethod
     def forward(self, batch: Batch, cache: CacheStorage) -> Tensor:

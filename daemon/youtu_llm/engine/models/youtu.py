@@ -1,7 +1,7 @@
 """Youtu-LLM: dense layers with multi-head latent attention (MLA, DeepSeek-V2, Liu et al. 2024).
 
-The cache keeps one latent of 512 values and one rotated key part of 64 a token and layer, for
-all heads together; keys and values are made from it by `kv_b` when they are needed.
+The cache holds one latent of 512 values and one rotated key part of 64 per token and layer,
+shared by all heads; `kv_b` expands it to keys and values when they are needed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class MLAttention:
 
 
 class Youtu(Decoder):
-    """A cache of 576 values a token and layer, whatever the number of heads."""
+    """A cache of 576 values per token and layer, independent of the number of heads."""
 
     # Trained for 131072 positions: the long-context flag only raises the limit.
     extension = Extension("", 1.0)

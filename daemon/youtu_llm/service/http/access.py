@@ -1,4 +1,4 @@
-"""Who may ask: the Unix socket's file mode guards it, these rules guard TCP."""
+"""Access control: the Unix socket is protected by its file mode, TCP by these rules."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from youtu_llm.config import ServiceSection
 from youtu_llm.errors import Forbidden, Unauthorized
+from youtu_llm.settings import ServiceSection
 
 _WITHOUT_KEY = frozenset({"/livez", "/readyz"})
 
 
 @dataclass(frozen=True)
 class Access:
-    """The rules for a caller over TCP."""
+    """The rules for requests over TCP."""
 
     api_key: str
     hosts: frozenset[str]
@@ -34,17 +34,17 @@ class Access:
             return
         host = request.headers.get("Host", "").lower()
         if re.sub(r":\d+$", "", host) not in self.hosts:
-            raise Forbidden("this Host is not served here (service.allowed_hosts)")
+            raise Forbidden("this Host is not allowed: add it to service.allowed_hosts")
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self.origins and origin != f"http://{host}":
-            raise Forbidden("pages of this Origin may not call (service.allowed_origins)")
+            raise Forbidden("this Origin is not allowed: add it to service.allowed_origins")
         if request.method != "OPTIONS" and request.path not in _WITHOUT_KEY:
             self._check_key(request)
 
     def require_admin(self, request: web.Request) -> None:
-        """Past `check`, a caller over TCP has the key if there is one. Raises Forbidden."""
+        """After `check`, which has verified the key if one is set. Raises Forbidden."""
         if not is_local(request) and not self.api_key:
-            raise Forbidden("this needs the Unix socket, or an API key over TCP (service.api_key)")
+            raise Forbidden("use the Unix socket, or set service.api_key to allow this over TCP")
 
     def _check_key(self, request: web.Request) -> None:
         if not self.api_key:
@@ -56,7 +56,7 @@ class Access:
 
 
 def is_local(request: web.Request) -> bool:
-    """Came over the Unix socket."""
+    """Whether the request came over the Unix socket."""
     transport = request.transport
     connection = transport.get_extra_info("socket") if transport is not None else None
     return connection is not None and connection.family == socket.AF_UNIX

@@ -1,4 +1,4 @@
-"""The application both listeners share: access rules, request ids, errors; and its routes."""
+"""The aiohttp application of both listeners: access checks, request ids, limits, errors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 
-from youtu_llm.errors import (
-    InvalidRequest,
-    NotFound,
-    PayloadTooLarge,
-    YoutuError,
-)
+from youtu_llm.errors import InvalidRequest, NotFound, PayloadTooLarge, YoutuError
 from youtu_llm.service.http.access import Access
-from youtu_llm.service.http.head_deadline import Guard
+from youtu_llm.service.http.head_deadline import HeadDeadline
 from youtu_llm.service.http.responses import REQUEST_ID, STREAM, error_object, json_response
 from youtu_llm.service.http.schemas import MAX_BODY_BYTES
+from youtu_llm.service.http.sse import EventStream
 from youtu_llm.service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -40,14 +36,14 @@ class MethodNotAllowed(InvalidRequest):
 def make_application(
     access: Access, metrics: Metrics, admit: Callable[[], None], routes: Iterable[web.RouteDef]
 ) -> web.Application:
-    """`admit` refuses what would generate, before its body is read: a flood costs little."""
+    """`admit` rejects generating requests before their bodies are read, so a flood is cheap."""
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Every request passes here: id, access, limits in; errors out."""
-        guard = Guard.of(request)
-        if guard is not None:
-            guard.head_is_read()
+        """For every request: set its id, check access and limits, turn errors into responses."""
+        deadline = HeadDeadline.of(request)
+        if deadline is not None:
+            deadline.head_is_read()
         try:
             request[REQUEST_ID] = _request_id(request)
             access.check(request)
@@ -68,18 +64,19 @@ def make_application(
         except web.HTTPException:
             raise
         except ConnectionError:
-            if (stream := request.get(STREAM)) is None:
+            stream: EventStream | None = request.get(STREAM)
+            if stream is None:
                 raise
-            return stream.response  # its client is gone or has stopped reading: nobody to tell
+            return stream.response  # the client disconnected or stopped reading
         except Exception:
             logger.exception("request %s failed", request.get(REQUEST_ID))
-            internal = YoutuError("internal error; the journal of the service has the details")
+            internal = YoutuError("internal error: see the journal of the service")
             return await _fail(request, internal, metrics)
         finally:
             if (stream := request.get(STREAM)) is not None:
                 stream.quiet()
-            if guard is not None:
-                guard.is_answered()
+            if deadline is not None:
+                deadline.is_answered()
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
@@ -97,13 +94,13 @@ def make_application(
 
 
 async def _fail(request: web.Request, error: YoutuError, metrics: Metrics) -> web.StreamResponse:
-    """As a status while nothing was sent; afterwards as the stream's last event."""
+    """An error response, or the last event if a stream has begun."""
     metrics.refused.labels(error.code).inc()
-    stream = request.get(STREAM)
+    stream: EventStream | None = request.get(STREAM)
     if stream is None:
         retry_after_s = getattr(error, "retry_after_s", 1) if error.status in (429, 503) else 0
         return json_response(error_object(error), status=error.status, retry_after_s=retry_after_s)
-    with contextlib.suppress(ConnectionError):  # as above
+    with contextlib.suppress(ConnectionError):  # the client disconnected
         await stream.send("error", error_object(error))
         await stream.close()
     return stream.response
@@ -121,7 +118,7 @@ def _request_id(request: web.Request) -> str:
 
 
 async def _read_within_limits(request: web.Request) -> None:
-    """The body is read here, once, so that no handler waits for a dripping client."""
+    """Read the body here, so that no handler waits for a slow client."""
     if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEADER_BYTES:
         raise InvalidRequest(f"the headers are longer than {MAX_HEADER_BYTES} bytes")
     try:

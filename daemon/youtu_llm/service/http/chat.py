@@ -11,7 +11,8 @@ from youtu_llm.errors import InvalidRequest
 from youtu_llm.service.http.responses import REQUEST_ID, json_response, open_stream
 from youtu_llm.service.http.schemas import ChatBody, ResponseFormat, read_body
 from youtu_llm.service.requests.generation import Generation
-from youtu_llm.service.requests.pipeline import Ask, Pipeline
+from youtu_llm.service.requests.options import Ask
+from youtu_llm.service.requests.pipeline import Pipeline
 
 
 class ChatRoutes:
@@ -26,13 +27,11 @@ class ChatRoutes:
         streamed = settings.text.streaming if body.stream is None else body.stream
         async with self._pipeline.generate(ask) as generation:
             if not streamed:
-                async for _ in generation:
-                    pass
-                return json_response(_done(generation))
+                return json_response(await _done(generation))
             stream = await open_stream(request, named=True)
             async for delta in generation:
                 await stream.send("token", {"text": delta})
-            await stream.send("done", _done(generation))
+            await stream.send("done", await _done(generation))
             await stream.close()
             return stream.response
 
@@ -58,25 +57,26 @@ def _ask(id: str, body: ChatBody) -> Ask:
         messages=messages,
         max_new_tokens=body.max_new_tokens,
         stop=body.stop,
-        **body.sampling(),
+        options=body.options,
+        postprocess=body.postprocess,
+        priority=body.priority,
     )
 
 
-def _done(generation: Generation) -> dict[str, Any]:
-    result = generation.result
-    assert result is not None
-    usage = result.usage
+async def _done(generation: Generation) -> dict[str, Any]:
+    answer, place = await generation.finish(), generation.place
+    usage = answer.usage
     return {
-        "id": generation.id,
-        "text": result.text,
-        "finish_reason": result.finish_reason,
-        "profile": generation.settings.profile,
-        "generation": generation.setup.generation,
+        "id": place.id,
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "profile": place.settings.profile,
+        "generation": place.config.revision,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,
             "completion_tokens": usage.completion_tokens,
             "dropped_tokens": usage.dropped_tokens,
         },
-        "timings": msgspec.to_builtins(result.timings),
+        "timings": msgspec.to_builtins(answer.timings),
     }

@@ -1,4 +1,4 @@
-"""aiohttp's connection, with the API's error for what is no HTTP request."""
+"""aiohttp's connection, with the API's error object for malformed HTTP."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """For what never reached the application, or left it: its own errors do not."""
+        """For errors outside the application: malformed requests and aborted connections."""
         if isinstance(exc, ConnectionError):
-            raise exc  # nobody is left to tell: the connection ends
-        # aiohttp decodes a head without knowing its encoding, and may stumble over that later.
-        has_begun = request.writer.output_size > 0  # nothing can be told in its middle
+            raise exc  # the client disconnected
+        has_begun = request.writer.output_size > 0
+        # UnicodeError: aiohttp decodes headers with surrogates and may fail to encode them later.
         if has_begun or (status != 400 and not isinstance(exc, UnicodeError)):
             return super().handle_error(request, status, exc, message)
         what = (message or "").strip().partition("\n")[0][:MAX_SHOWN_CHARS].rstrip(" :")
-        logger.info("refused what is no HTTP request: %s", what)
+        logger.info("rejected malformed HTTP: %s", what)
         error = InvalidRequest(f"this is not a valid HTTP/1.1 request: {what or 'unreadable'}")
         response = json_response(error_object(error), status=error.status)
         response.force_close()

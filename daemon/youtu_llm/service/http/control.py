@@ -1,4 +1,4 @@
-"""Operating the daemon: health, metrics, live requests, profiles."""
+"""The control API: health, metrics, live requests, profiles."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from youtu_llm.service.http.responses import json_response
 from youtu_llm.service.http.schemas import ProfileBody, read_body
 from youtu_llm.service.metrics import Metrics
 from youtu_llm.service.profiles import Profiles
-from youtu_llm.service.requests.pipeline import Pipeline
+from youtu_llm.service.requests.admission import Admission
 from youtu_llm.service.status import State, Status
+from youtu_llm.service.thermal import ThermalMonitor
 
 
 class ControlRoutes:
     def __init__(
         self,
         access: Access,
-        pipeline: Pipeline,
+        admission: Admission,
+        thermal: ThermalMonitor,
         status: Status,
         metrics: Metrics,
         profiles: Profiles,
     ) -> None:
         self._access = access
-        self._pipeline = pipeline
+        self._admission = admission
+        self._thermal = thermal
         self._status = status
         self._metrics = metrics
         self._profiles = profiles
@@ -60,20 +63,20 @@ class ControlRoutes:
         return json_response({"ready": True})
 
     async def health(self, request: web.Request) -> web.StreamResponse:
-        """The engine's last lines may name files: only for those on this machine's socket."""
-        num_live = len(self._pipeline.live)
-        running = min(self._status.num_running, num_live)  # the heartbeat may be a second old
+        """Only the Unix socket gets the engine's log, which may reveal file names."""
+        num_live = len(self._admission.live)
+        running = min(self._status.num_running, num_live)  # the heartbeat may be outdated
         self._note_heat()
         body = {
-            "profile": self._pipeline.settings.profile,
-            "generation": self._pipeline.setup.generation,
-            "model": self._pipeline.settings.model.name,
+            "profile": self._admission.settings.profile,
+            "generation": self._admission.config.revision,
+            "model": self._admission.settings.model.name,
             **self._status.report(with_log=is_local(request)),
-            "board": self._pipeline.board.reading.report(),
+            "board": self._thermal.reading.report(),
             "queue": {
                 "running": running,
                 "waiting": num_live - running,
-                "limit": self._pipeline.settings.service.queue_size,
+                "limit": self._admission.settings.service.queue_size,
             },
         }
         if self._status.state is State.READY:
@@ -83,39 +86,39 @@ class ControlRoutes:
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         self._note_heat()
-        text = self._metrics.render(self._status, self._pipeline.board, len(self._pipeline.live))
+        text = self._metrics.render(self._status, self._thermal, len(self._admission.live))
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     def _note_heat(self) -> None:
-        board, max_celsius = self._pipeline.board, self._pipeline.settings.bounds.max_celsius
-        hot = f"above {max_celsius} °C (bounds.max_celsius): one answer at a time"
-        self._status.note("heat", hot if board.check(max_celsius) else "")
+        thermal, max_celsius = self._thermal, self._admission.settings.bounds.max_celsius
+        hot = f"above {max_celsius} °C (bounds.max_celsius): one request at a time"
+        self._status.note("heat", hot if thermal.check(max_celsius) else "")
 
     async def requests(self, request: web.Request) -> web.StreamResponse:
         now = time.monotonic()
         rows = [
             {
-                "id": generation.id,
-                "profile": generation.settings.profile,
-                "age_s": round(now - generation.clock.received_at, 3),
-                "prompt_tokens": generation.num_prompt_tokens,
-                "completion_tokens": generation.num_tokens,
+                "id": place.id,
+                "profile": place.settings.profile,
+                "age_s": round(now - place.received_at, 3),
+                "prompt_tokens": place.num_prompt_tokens,
+                "completion_tokens": place.num_tokens,
             }
-            for generation in self._pipeline.live.values()
+            for place in self._admission.live.values()
         ]
         return json_response({"requests": rows})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         id = request.match_info["id"]
-        generation = self._pipeline.live.get(id)
-        if generation is None:
+        place = self._admission.live.get(id)
+        if place is None:
             raise NotFound("no request with this id is running")
-        generation.stop("cancelled")
+        place.end("cancelled")
         return json_response({"id": id, "cancelled": True})
 
     async def list_profiles(self, request: web.Request) -> web.StreamResponse:
         names = self._profiles.names()
-        return json_response({"profiles": names, "live": self._pipeline.settings.profile})
+        return json_response({"profiles": names, "live": self._admission.settings.profile})
 
     async def show_profile(self, request: web.Request) -> web.StreamResponse:
         return json_response(self._profile())
@@ -130,11 +133,11 @@ class ControlRoutes:
         return json_response(self._profile())
 
     def _profile(self) -> dict[str, Any]:
-        """What is live; the API key stays here."""
-        settings = self._pipeline.settings
+        """The live profile, without the API key."""
+        settings = self._admission.settings
         return {
             "name": settings.profile,
-            "generation": self._pipeline.setup.generation,
-            "degraded": self._status.degraded,  # such as a choice that could not be saved
+            "generation": self._admission.config.revision,
+            "degraded": self._status.degraded,  # e.g. the profile was not saved
             "settings": settings.model_dump(mode="json", exclude={"service": {"api_key"}}),
         }

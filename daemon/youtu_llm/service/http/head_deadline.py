@@ -1,4 +1,4 @@
-"""A deadline for request heads: aiohttp waits for as long as a client drips."""
+"""A deadline for request heads: aiohttp itself waits without limit for a slow client."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from aiohttp import web
 HEAD_DEADLINE_S = 10.0
 
 
-class Guard(asyncio.Protocol):
-    """Passes everything on to aiohttp's own protocol, `inner`, and closes a connection whose
-    next request is not there in time: from the start, or from its first byte after an answer.
-    An idle connection after an answer is aiohttp's to close (keepalive_timeout)."""
+class HeadDeadline(asyncio.Protocol):
+    """Forwards everything to aiohttp's protocol `inner`, and aborts a connection whose request
+    head is late: counted from the connect, or from the first byte after a response.
+    aiohttp closes connections that stay idle after a response (keepalive_timeout)."""
 
     def __init__(self, inner: asyncio.Protocol) -> None:
         self._inner = inner
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._is_busy = False  # with a request whose head is there
+        self._is_busy = False  # between a complete head and its response
 
     @staticmethod
-    def of(request: web.Request) -> Guard | None:
-        """The one of a request's connection, if that is still open."""
+    def of(request: web.Request) -> HeadDeadline | None:
+        """That of the request's connection, None if it is closed."""
         protocol = request.transport.get_protocol() if request.transport is not None else None
-        return protocol if isinstance(protocol, Guard) else None
+        return protocol if isinstance(protocol, HeadDeadline) else None
 
     def head_is_read(self) -> None:
         self._is_busy = True

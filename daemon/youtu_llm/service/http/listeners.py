@@ -1,4 +1,4 @@
-"""The two sockets of the one application."""
+"""The listening sockets: Unix and TCP."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
 from aiohttp import web
 
 from youtu_llm import paths, peer
-from youtu_llm.config import ServiceSection
 from youtu_llm.errors import ConfigError
 from youtu_llm.service.http.connection import Connection
-from youtu_llm.service.http.head_deadline import Guard
+from youtu_llm.service.http.head_deadline import HeadDeadline
+from youtu_llm.settings import ServiceSection
 
 logger = logging.getLogger(__name__)
 
-SOCKET_MODE = 0o660  # for the owner and the group, `youtu` under systemd
+SOCKET_MODE = 0o660  # owner and group (`youtu` under systemd)
 PROBE_S = 2.0
 BACKLOG = 1024
 KEEP_ALIVE_TIMEOUT_S = 75.0
@@ -30,7 +29,7 @@ FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 
 def refuse_exposure(service: ServiceSection) -> None:
-    """Raises ConfigError when TCP would be open to other machines without a key."""
+    """Raises ConfigError if TCP would be reachable from other machines without a key."""
     if service.port and not service.api_key and not _is_loopback(service.host):
         raise ConfigError(
             f"service.host: {service.host} can be reached from other machines: set"
@@ -39,7 +38,7 @@ def refuse_exposure(service: ServiceSection) -> None:
 
 
 class Listeners:
-    """The open ones; `close` takes no new connection and removes the socket file we made."""
+    """`close` stops accepting connections and removes the socket file that `open` made."""
 
     def __init__(self, server: web.Server) -> None:
         self._server = server
@@ -47,7 +46,7 @@ class Listeners:
         self._file: tuple[Path, int] | None = None  # with its inode
 
     async def open(self, service: ServiceSection) -> None:
-        """Raises ConfigError when an address is taken or cannot be used."""
+        """Raises ConfigError if an address is in use or invalid."""
         loop = asyncio.get_running_loop()
         listeners = inherited()
         if service.socket not in [listener.getsockname() for listener in listeners]:
@@ -55,7 +54,7 @@ class Listeners:
             listeners.append(unix_socket(path))
             self._file = (path, os.stat(path).st_ino)
         for listener in listeners:
-            # Not create_unix_server: since Python 3.13 that deletes systemd's socket at the end.
+            # Not create_unix_server: since Python 3.13 its close() deletes systemd's socket file.
             self._open.append(
                 await loop.create_server(self._connection, sock=listener, backlog=BACKLOG)
             )
@@ -83,31 +82,31 @@ class Listeners:
         if self._file is not None:
             path, inode = self._file
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino == inode:  # and not a successor's
+                if path.stat().st_ino == inode:  # not one that a newer daemon made
                     path.unlink()
 
-    def _connection(self) -> Guard:
+    def _connection(self) -> HeadDeadline:
         loop = asyncio.get_running_loop()
-        # Made here and not by the server, whose class for it is fixed.
+        # Made here because web.Server always makes aiohttp's own RequestHandler.
         inner = Connection(
             self._server,
             loop=loop,
             keepalive_timeout=KEEP_ALIVE_TIMEOUT_S,
-            access_log=None,  # type: ignore[arg-type]  # none: it asks `if access_log`
+            access_log=None,  # type: ignore[arg-type]  # None disables it
         )
-        return Guard(inner)
+        return HeadDeadline(inner)
 
 
-def inherited(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:
-    """The Unix sockets that systemd listens on for us (sd_listen_fds(3), youtu.socket)."""
-    if environ.get("LISTEN_PID") != str(os.getpid()):
+def inherited() -> list[socket.socket]:
+    """The sockets passed by systemd (sd_listen_fds(3), youtu.socket)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    count = int(environ.get("LISTEN_FDS", "0"))
+    count = int(os.environ.get("LISTEN_FDS", "0"))
     return [socket.socket(fileno=number) for number in range(FIRST_FD, FIRST_FD + count)]
 
 
 def unix_socket(path: Path) -> socket.socket:
-    """Bound to `path`, mode 0660. A file nobody answers on is replaced. Raises ConfigError."""
+    """Bind to `path` with mode 0660, replacing a stale socket file. Raises ConfigError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         paths.make_socket_folder(path)
@@ -115,11 +114,11 @@ def unix_socket(path: Path) -> socket.socket:
         if other is not None:
             how = "`youtu stop`" if path == paths.socket_path() else f"`kill {other.pid}`"
             raise ConfigError(
-                f"another daemon (pid {other.pid}) answers on {path}: {how} ends it, or set"
+                f"another daemon (pid {other.pid}) is listening on {path}: {how} ends it, or set"
                 " service.socket"
             )
         path.unlink(missing_ok=True)
-        os.fchmod(listener.fileno(), SOCKET_MODE)  # bind takes this, less the umask: never wider
+        os.fchmod(listener.fileno(), SOCKET_MODE)  # bind applies it, less the umask: never wider
         listener.bind(str(path))
         path.chmod(SOCKET_MODE)
     except OSError as error:
@@ -142,7 +141,7 @@ def _answering(path: Path) -> peer.Peer | None:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            return None  # left behind by a daemon that was killed
+            return None  # left by a daemon that was killed
         except OSError as error:
             raise ConfigError(f"cannot probe {path}: {error.strerror or error}") from error
         return peer.of(probe)

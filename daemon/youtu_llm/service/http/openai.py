@@ -16,8 +16,9 @@ from youtu_llm.service.http.schemas import (
     OpenAISampling,
     read_body,
 )
-from youtu_llm.service.requests.generation import Generation, Result
-from youtu_llm.service.requests.pipeline import Ask, Pipeline
+from youtu_llm.service.requests.generation import Answer, Generation
+from youtu_llm.service.requests.options import Ask
+from youtu_llm.service.requests.pipeline import Pipeline
 from youtu_llm.service.status import Status
 
 
@@ -65,15 +66,13 @@ class OpenAIRoutes:
         self, request: web.Request, body: OpenAISampling, ask: Ask, shape_of: type[_Shape]
     ) -> web.StreamResponse:
         async with self._pipeline.generate(ask) as generation:
-            setup = generation.setup
-            fingerprint = f"{setup.settings.profile}-{setup.generation}"
-            shape = shape_of(ask.id, setup.settings.model.name, fingerprint)
+            config = generation.place.config
+            fingerprint = f"{config.settings.profile}-{config.revision}"
+            shape = shape_of(ask.id, config.settings.model.name, fingerprint)
             if body.stream:
                 with_usage = body.stream_options is not None and body.stream_options.include_usage
                 return await _stream(request, generation, shape, with_usage=with_usage)
-            async for _ in generation:
-                pass
-            return json_response(shape.whole(_result(generation)))
+            return json_response(shape.whole(await generation.finish()))
 
 
 async def _stream(
@@ -85,10 +84,10 @@ async def _stream(
         await stream.send("", shape.chunk([choice]) | extra)
     async for delta in generation:
         await stream.send("", shape.chunk([shape.delta(delta)]) | extra)
-    result = _result(generation)
-    await stream.send("", shape.chunk([shape.last(result)]) | extra)
+    answer = await generation.finish()
+    await stream.send("", shape.chunk([shape.last(answer)]) | extra)
     if with_usage:
-        await stream.send("", shape.chunk([]) | {"usage": _usage(result)})
+        await stream.send("", shape.chunk([]) | {"usage": _usage(answer)})
     await stream.send_raw(b"data: [DONE]\n\n")
     await stream.close()
     return stream.response
@@ -96,11 +95,11 @@ async def _stream(
 
 @dataclass(frozen=True)
 class _Shape:
-    """How one route wraps text; the id and the time are the same in every chunk."""
+    """The JSON around the text on one route; id and time are the same in every chunk."""
 
     id: str
     model: str
-    fingerprint: str  # of the setup: its profile and generation
+    fingerprint: str  # of the config: its profile and generation
     created: int = field(default_factory=lambda: int(time.time()))
 
     prefix = ""
@@ -113,17 +112,17 @@ class _Shape:
     def delta(self, text: str) -> dict[str, Any]:
         raise NotImplementedError
 
-    def last(self, result: Result) -> dict[str, Any]:
+    def last(self, answer: Answer) -> dict[str, Any]:
         raise NotImplementedError
 
-    def full(self, result: Result) -> dict[str, Any]:
+    def full(self, answer: Answer) -> dict[str, Any]:
         raise NotImplementedError
 
     def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._envelope(self.chunk_object, choices)
 
-    def whole(self, result: Result) -> dict[str, Any]:
-        return self._envelope(self.whole_object, [self.full(result)]) | {"usage": _usage(result)}
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        return self._envelope(self.whole_object, [self.full(answer)]) | {"usage": _usage(answer)}
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -147,11 +146,11 @@ class _ChatShape(_Shape):
     def delta(self, text: str) -> dict[str, Any]:
         return _choice({"delta": {"content": text}})
 
-    def last(self, result: Result) -> dict[str, Any]:
-        return _choice({"delta": {}}, result)
+    def last(self, answer: Answer) -> dict[str, Any]:
+        return _choice({"delta": {}}, answer)
 
-    def full(self, result: Result) -> dict[str, Any]:
-        return _choice({"message": {"role": "assistant", "content": result.text}}, result)
+    def full(self, answer: Answer) -> dict[str, Any]:
+        return _choice({"message": {"role": "assistant", "content": answer.text}}, answer)
 
 
 class _TextShape(_Shape):
@@ -162,29 +161,24 @@ class _TextShape(_Shape):
     def delta(self, text: str) -> dict[str, Any]:
         return _choice({"text": text})
 
-    def last(self, result: Result) -> dict[str, Any]:
-        return _choice({"text": ""}, result)
+    def last(self, answer: Answer) -> dict[str, Any]:
+        return _choice({"text": ""}, answer)
 
-    def full(self, result: Result) -> dict[str, Any]:
-        return _choice({"text": result.text}, result)
+    def full(self, answer: Answer) -> dict[str, Any]:
+        return _choice({"text": answer.text}, answer)
 
 
-def _choice(content: dict[str, Any], result: Result | None = None) -> dict[str, Any]:
-    """`finish_reason` only has OpenAI's words; ours stands beside it."""
+def _choice(content: dict[str, Any], answer: Answer | None = None) -> dict[str, Any]:
+    """`finish_reason` has OpenAI's values only; ours is in `youtu_finish_reason`."""
     choice: dict[str, Any] = {"index": 0, **content, "logprobs": None, "finish_reason": None}
-    if result is not None:
-        choice["finish_reason"] = "length" if result.finish_reason == "length" else "stop"
-        choice["youtu_finish_reason"] = result.finish_reason
+    if answer is not None:
+        choice["finish_reason"] = "length" if answer.finish_reason == "length" else "stop"
+        choice["youtu_finish_reason"] = answer.finish_reason
     return choice
 
 
-def _result(generation: Generation) -> Result:
-    assert generation.result is not None
-    return generation.result
-
-
-def _usage(result: Result) -> dict[str, Any]:
-    usage = result.usage
+def _usage(answer: Answer) -> dict[str, Any]:
+    usage = answer.usage
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -200,6 +194,8 @@ def _ask(id: str, body: OpenAISampling, max_new_tokens: int | None, **prompt: An
         max_new_tokens=max_new_tokens,
         stop=body.stop_strings,
         ignore_eos=body.ignore_eos,
-        **body.sampling(),
+        options=body.options,
+        postprocess=body.postprocess,
+        priority=body.priority,
         **prompt,
     )

@@ -1,4 +1,4 @@
-"""What handlers answer with: JSON, the API's error object, an event stream."""
+"""Responses of the handlers: JSON, the error object, an event stream."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def json_response(data: Any, *, status: int = 200, retry_after_s: int = 0) -> we
 
 
 def error_object(error: YoutuError) -> dict[str, Any]:
-    """The API's error, in OpenAI's shape with our string codes."""
+    """The API's error: OpenAI's format with our string codes."""
     kind = "invalid_request_error" if error.status < 500 else "server_error"
-    message = error.message.encode(errors="replace").decode()  # it may quote bytes of a head
+    message = error.message.encode(errors="replace").decode()  # may quote undecodable header bytes
     body = {"message": message, "type": kind, "param": error.param, "code": error.code}
     return {"error": body | error.details}
 
 
 async def open_stream(request: web.Request, *, named: bool) -> EventStream:
-    """From here on an error of this request travels inside the stream."""
+    """Start a stream; later errors of this request become its last event."""
     stream = request[STREAM] = EventStream(request, named=named)
     await stream.open()
     return stream

@@ -1,4 +1,4 @@
-"""Request bodies. Every field has an upper bound; a test walks the schemas to see that."""
+"""Request bodies. Every field has an upper bound (tests/service/test_schemas)."""
 
 from __future__ import annotations
 
@@ -21,27 +21,22 @@ from pydantic_core import from_json
 
 from youtu_llm import explain
 from youtu_llm.errors import InvalidRequest, UnsupportedMediaType
+from youtu_llm.sampling import MAX_NEW_TOKENS, OPTIONS
+from youtu_llm.service.requests.options import Priority
+from youtu_llm.settings import with_options
 
 MAX_BODY_BYTES = 1 << 20
 MAX_MESSAGES = 512
-MAX_SHOWN_CHARS = 200  # of what a client sent, in our answer
-MAX_NEW_TOKENS = 131_072
+MAX_SHOWN_CHARS = 200  # of a client's own text in an error message
 
 Text = Annotated[str, StringConstraints(max_length=MAX_BODY_BYTES)]
 Name = Annotated[str, StringConstraints(max_length=200)]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 StopStrings = Annotated[list[StopString], Field(max_length=8)]
 NewTokens = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)]
-Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
-TopK = Annotated[int, Field(ge=0, le=1000)]
-TopP = Annotated[float, Field(gt=0.0, le=1.0)]
-MinP = Annotated[float, Field(ge=0.0, le=1.0)]
-RepetitionPenalty = Annotated[float, Field(ge=0.5, le=2.0)]
-Seed = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
 SessionName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]+$", min_length=1, max_length=64)
 ]
-Priority = Literal["high", "normal", "low"]
 
 
 class Body(BaseModel):
@@ -61,21 +56,17 @@ class ResponseFormat(OpenAIBody):
     type: Literal["text", "json_object", "json_schema"] = "text"
 
 
+@with_options(optional=True)
 class SamplingBody(Body):
-    """What every route takes by the same name; left out: the live profile's."""
+    """Fields with the same name on every route; left out: the live profile's value."""
 
-    temperature: Temperature | None = None
-    top_k: TopK | None = None
-    top_p: TopP | None = None
-    min_p: MinP | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    seed: Seed | None = None
     postprocess: bool | None = None
     priority: Priority | None = None
 
-    def sampling(self) -> dict[str, Any]:
-        """These fields by their names."""
-        return {name: getattr(self, name) for name in SamplingBody.model_fields}
+    @property
+    def options(self) -> dict[str, Any]:
+        """The sampling options that were given."""
+        return self.model_dump(include=set(OPTIONS), exclude_none=True)
 
 
 class ChatBody(SamplingBody):
@@ -121,7 +112,7 @@ def _refuse_zero_too(value: Any) -> None:
     _refuse_unserved(value is not None and value is not False)
 
 
-# OpenAI's own fields that would change the answer; unlike unknown ones they are not ignored.
+# OpenAI fields that would change the answer: refused, where unknown fields are ignored.
 Unserved = Annotated[None, BeforeValidator(_refuse_unserved)]
 UnservedEvenZero = Annotated[None, BeforeValidator(_refuse_zero_too)]
 
@@ -131,7 +122,7 @@ class StreamOptions(OpenAIBody):
 
 
 class OpenAISampling(SamplingBody):
-    """What both OpenAI routes take."""
+    """Fields of both OpenAI routes."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -143,7 +134,7 @@ class OpenAISampling(SamplingBody):
     stop: StopString | StopStrings | None = None
     response_format: ResponseFormat | None = None
     ignore_eos: bool = False  # ours
-    logprobs: UnservedEvenZero = None  # a number on /v1/completions: 0 asks for the token's own
+    logprobs: UnservedEvenZero = None  # on /v1/completions a number: 0 asks for the chosen token's
     logit_bias: Unserved = None
     presence_penalty: Unserved = None
     frequency_penalty: Unserved = None
@@ -180,8 +171,8 @@ class ProfileBody(Body):
 
 
 class InterruptBody(Body):
-    """POST /sessions/{id}/interrupt, where a body may be left out. Without `spoken_chars` all that
-    was sent was heard."""
+    """POST /sessions/{id}/interrupt; the body is optional. Without `spoken_chars` the whole text
+    sent so far counts as heard."""
 
     spoken_chars: Annotated[int, Field(ge=0, le=MAX_BODY_BYTES)] | None = None
 
@@ -209,36 +200,36 @@ async def read_body(request: web.Request, schema: type[B]) -> B:
 
 
 def strict_json(data: bytes) -> Any:
-    """JSON without NaN, infinities, lone surrogates or keys given twice. Raises InvalidRequest."""
+    """JSON without NaN, infinities, lone surrogates or duplicate keys. Raises InvalidRequest."""
     try:
         value = from_json(data, allow_inf_nan=False)
-        # The parser above takes a repeated key's last value; another program may take the first.
-        json.loads(data, object_pairs_hook=_refuse_repeated_keys)
+        # from_json takes the last value of a duplicate key; another parser may take the first.
+        json.loads(data, object_pairs_hook=_refuse_duplicate_keys)
     except ValueError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
     return value
 
 
-def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> None:
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
         raise ValueError("an object has the same key twice")
 
 
 def _explain(error: ValidationError, fields: Collection[str]) -> InvalidRequest:
-    """The problem that lies deepest, what to do about it, and where it is."""
+    """The most deeply nested problem: where it is and what to do about it."""
     problems = error.errors(include_url=False)
 
     def rank(problem: Any) -> tuple[int, bool]:
-        """Of a union, the kind that was meant."""
+        """Picks the member of a union that the client meant."""
         is_list = isinstance(problem["input"], list)
         return len(problem["loc"]), not (is_list and problem["type"] == "string_type")
 
     problem = max(problems, key=rank)
-    # Without pydantic's names for the parts of a union.
+    # Without pydantic's names for the members of a union.
     path = [str(part) for part in problem["loc"] if re.fullmatch(r"\w+", str(part))]
     if problem["type"] == "extra_forbidden":
-        path = [str(part) for part in problem["loc"]]  # what was sent
+        path = [str(part) for part in problem["loc"]]  # as sent
     where = ".".join(path)[:MAX_SHOWN_CHARS]
     what = _words(problem, fields)
     return InvalidRequest(f"{where}: {what}" if where else what, param=where or None)

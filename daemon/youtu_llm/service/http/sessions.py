@@ -1,4 +1,4 @@
-"""Conversations the daemon keeps: listed, interrupted, forgotten."""
+"""Conversations the daemon keeps: list, interrupt, delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SessionRoutes:
         ]
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        """All of them: for who may operate the daemon. Others know their own ids."""
+        """All of them, for administrators only: an id is enough to interrupt or delete one."""
         self._access.require_admin(request)
         now = time.monotonic()
         rows = [
@@ -31,7 +31,7 @@ class SessionRoutes:
                 "id": session.id,
                 "turns": len(session.history.turns),
                 "tokens": session.history.num_tokens,
-                "speaking": session.speaking is not None,
+                "speaking": session.is_speaking,
                 "idle_s": round(now - session.used_at, 3),
             }
             for session in self._pipeline.sessions.all(self._pipeline.settings.sessions.idle_s)

@@ -1,4 +1,4 @@
-"""Server-sent events: one writer, keep-alives, and a deadline for clients that stop reading."""
+"""Server-sent events with keep-alives and a write deadline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WRITE_DEADLINE_S = 15.0
 
 
 class EventStream:
-    """`named`: events carry `event: NAME` (ours); otherwise only data lines (OpenAI's)."""
+    """`named`: events have an `event: NAME` line (our API); else only data (OpenAI's)."""
 
     def __init__(self, request: web.Request, *, named: bool) -> None:
         self._request = request
@@ -33,23 +33,20 @@ class EventStream:
         self._keep_alive = asyncio.get_running_loop().create_task(self._stay_alive())
 
     async def send(self, event: str, data: Any) -> None:
-        """Raises ConnectionError when the client is gone or has stopped reading."""
+        """Raises ConnectionError if the client disconnected or stopped reading."""
         head = b"event: " + event.encode() + b"\n" if self._named else b""
-        await self._write(head + b"data: " + to_json(data) + b"\n\n")
-
-    async def send_raw(self, data: bytes) -> None:
-        await self._write(data)
+        await self.send_raw(head + b"data: " + to_json(data) + b"\n\n")
 
     async def close(self) -> None:
         self.quiet()
         await self.response.write_eof()
 
     def quiet(self) -> None:
-        """No more keep-alives. Idempotent."""
+        """Stop the keep-alives. Idempotent."""
         if self._keep_alive is not None:
             self._keep_alive.cancel()
 
-    async def _write(self, data: bytes) -> None:
+    async def send_raw(self, data: bytes) -> None:
         try:
             await asyncio.wait_for(self.response.write(data), WRITE_DEADLINE_S)
         except asyncio.TimeoutError:
@@ -58,7 +55,7 @@ class EventStream:
             raise ConnectionResetError("the client stopped reading") from None
 
     async def _stay_alive(self) -> None:
-        with contextlib.suppress(ConnectionError):  # the handler is told by its own write
+        with contextlib.suppress(ConnectionError):  # the handler's own write raises it
             while True:
                 await asyncio.sleep(KEEP_ALIVE_S)
-                await self._write(b":\n\n")
+                await self.send_raw(b":\n\n")

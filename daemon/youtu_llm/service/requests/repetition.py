@@ -1,4 +1,4 @@
-"""A small model can fall into saying the same over and over: seen on token ids, as they come."""
+"""Detects an answer that repeats one phrase, as small models may, on its token ids as they come."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ MIN_REPEATS = 4
 class RepetitionDetector:
     """Whether the last `num_tokens` ids are one phrase, at least four times in a row.
 
-    For each period up to a quarter of that it counts how long the ids have repeated with it;
-    an id costs one comparison a period.
+    For each period up to a quarter of `num_tokens` it counts the ids that repeated with it so
+    far; an id costs one comparison for each period.
     """
 
     def __init__(self, num_tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""The open requests: ids out to the live engine, outputs in, one terminal event for each."""
+"""The open requests: token ids to the live engine, outputs back, one last output for each."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import msgspec
 from youtu_llm.errors import InvalidRequest, YoutuError
 from youtu_llm.protocol import Abort, Add, Hello, Output, Step, ToEngine
 from youtu_llm.service.metrics import Metrics
-from youtu_llm.service.supervision.poison import Suspects
+from youtu_llm.service.supervision.poison import PoisonList
 
 
 class OutputStream:
     """Async iterator over one request's Outputs; the last has a finish_reason.
 
-    A reader slower than the engine gets several steps' tokens as one Output, so what waits
-    here is bounded by the request's max_new_tokens. Raises the YoutuError that ended the
-    engine, after what it still delivered.
+    A reader slower than the engine gets the tokens of several steps as one Output, so the backlog
+    is bounded by the request's max_new_tokens. Raises the YoutuError that ended the engine, after
+    the outputs before it.
     """
 
     def __init__(self, add: Add, abort: Callable[[], None], digest: bytes) -> None:
         self.add = add
-        self.digest = digest  # names the request to Suspects
-        self.has_begun = False  # an engine works on it; until then another one may
+        self.digest = digest  # identifies the prompt to PoisonList
+        self.has_begun = False  # an engine computes it; until then it may go to the next engine
         self._abort = abort
         self._pending: Output | None = None
         self._error: YoutuError | None = None
@@ -51,7 +51,7 @@ class OutputStream:
         return output
 
     def abort(self) -> None:
-        """Idempotent; the terminal Output still follows."""
+        """Idempotent; the last Output still follows."""
         self._abort()
 
     def put(self, output: Output) -> None:
@@ -70,38 +70,38 @@ class OutputStream:
 
 class EngineClient:
     """Attached to at most one engine. Between two engines it keeps the requests that none has
-    begun; `close` ends that."""
+    begun, until `close`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._send: Callable[[ToEngine], None] | None = None
         self._open: dict[str, OutputStream] = {}
         self._aborted_at: dict[str, float] = {}
-        self._suspects = Suspects()
+        self._poison = PoisonList()
         self._closed: YoutuError | None = None
         self.hello: Hello | None = None
 
     def attach(self, send: Callable[[ToEngine], None], hello: Hello) -> None:
-        """A live engine; it gets the requests that wait for one."""
+        """Connects a live engine, which gets the requests that wait for one."""
         self._send, self.hello, self._closed = send, hello, None
         for stream in self._open.values():
             send(stream.add)
 
     def detach(self, error: YoutuError) -> None:
-        """The engine died. `error` ends every request it had begun, which makes them suspect, or
-        else, where it could not say a word more, all that it had been given."""
+        """The engine died. `error` ends every request that it had begun; if it died before it
+        reported any, every request that it was sent. These become suspects."""
         was_live = self._send is not None
         self._send = self.hello = None
         begun = [stream for stream in self._open.values() if stream.has_begun]
         if was_live and not begun:
             begun = list(self._open.values())
-        self._suspects.blame(stream.digest for stream in begun)
+        self._poison.record_crash(stream.digest for stream in begun)
         for id in {*self._aborted_at, *(stream.add.id for stream in begun)}:
             self._open.pop(id).fail(error)
         self._aborted_at.clear()
 
     def close(self, error: YoutuError) -> None:
-        """No engine will come: `error` ends every request, and refuses others until one does."""
+        """No engine will start: `error` ends every request and refuses new ones until `attach`."""
         self._send = self.hello = None
         self._closed = error
         streams = list(self._open.values())
@@ -111,12 +111,12 @@ class EngineClient:
             stream.fail(error)
 
     def submit(self, add: Add) -> OutputStream:
-        """Raises what `close` said, InvalidRequest if the id is in use, KillsEngine."""
+        """Raises the error given to `close`, InvalidRequest if the id is in use, PoisonRequest."""
         if self._closed is not None:
             raise self._closed.with_traceback(None)
         if add.id in self._open:
             raise InvalidRequest(f"a request with the id «{add.id}» is still running")
-        digest = self._suspects.check(add.prompt_ids)
+        digest = self._poison.check(add.prompt_ids)
         stream = self._open[add.id] = OutputStream(add, lambda: self.abort(add.id), digest)
         if self._send is not None:
             self._send(add)
@@ -133,7 +133,7 @@ class EngineClient:
             self._send(Abort(id))
 
     def begin(self, ids: Iterable[str]) -> None:
-        """The engine says that it works on these."""
+        """The engine has reported that it computes these."""
         for id in ids:
             if id in self._open:
                 self._open[id].has_begun = True

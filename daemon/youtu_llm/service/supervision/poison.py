@@ -1,4 +1,4 @@
-"""A request that was there at two deaths of the engine may be their cause: it is refused."""
+"""Refuse a request that was running when the engine crashed twice."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ from collections.abc import Callable, Iterable, Sequence
 
 from youtu_llm.errors import YoutuError
 
-MAX_DEATHS = 2
+MAX_CRASHES = 2
 REFUSED_FOR_S = 600.0
-MAX_SUSPECTS = 1024
+MAX_LISTED = 1024
 
 
-class KillsEngine(YoutuError):
+class PoisonRequest(YoutuError):
     code = "kills_engine"
     status = 422
 
 
-class Suspects:
-    """Requests by a digest of their token ids, for sampling hardly matters to a crash."""
+class PoisonList:
+    """Requests by a digest of their token ids: a crash hardly depends on the sampling."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._deaths: OrderedDict[bytes, tuple[int, float]] = OrderedDict()  # count, last one
+        self._crashes: OrderedDict[bytes, tuple[int, float]] = (
+            OrderedDict()
+        )  # (count, time of the last)
 
     def check(self, prompt_ids: Sequence[int]) -> bytes:
-        """The request's digest. Raises KillsEngine."""
+        """Return the request's digest. Raises PoisonRequest."""
         digest = hashlib.sha256(array("i", prompt_ids).tobytes()).digest()
-        count, died_at = self._deaths.get(digest, (0, 0.0))
-        age_s = self._clock() - died_at
-        if count >= MAX_DEATHS and age_s < REFUSED_FOR_S:
-            raise KillsEngine(
-                f"the engine died {count} times while it worked on this request: it is refused"
-                f" for another {REFUSED_FOR_S - age_s:.0f} s"
+        count, crashed_at = self._crashes.get(digest, (0, 0.0))
+        age_s = self._clock() - crashed_at
+        if count >= MAX_CRASHES and age_s < REFUSED_FOR_S:
+            raise PoisonRequest(
+                f"the engine crashed {count} times while it was processing this request:"
+                f" refused for another {REFUSED_FOR_S - age_s:.0f} s"
             )
         return digest
 
-    def blame(self, digests: Iterable[bytes]) -> None:
-        """The engine died at these."""
+    def record_crash(self, digests: Iterable[bytes]) -> None:
+        """The engine crashed while these requests ran."""
         now = self._clock()
         for digest in digests:
-            count, died_at = self._deaths.pop(digest, (0, now))
-            self._deaths[digest] = (count + 1 if now - died_at < REFUSED_FOR_S else 1, now)
-        while len(self._deaths) > MAX_SUSPECTS:
-            self._deaths.popitem(last=False)
+            count, crashed_at = self._crashes.pop(digest, (0, now))
+            self._crashes[digest] = (count + 1 if now - crashed_at < REFUSED_FOR_S else 1, now)
+        while len(self._crashes) > MAX_LISTED:
+            self._crashes.popitem(last=False)

@@ -1,4 +1,4 @@
-"""One live engine: a child process, an inherited socket that carries frames, and its log."""
+"""One engine process: the child, the socketpair that carries frames, and its log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from youtu_llm.protocol import FrameReader, FromEngine, ToEngine, encode, from_engine_decoder
-from youtu_llm.service.supervision.silence import Pulse
+from youtu_llm.service.supervision.silence import SilenceLimit
 
 LOG_LINES = 20
 LOG_LINE_CHARS = 500
@@ -23,10 +23,9 @@ OOM_SCORE_ADJ = 500  # of 1000
 
 
 class EngineProcess(asyncio.Protocol):
-    """`on_message` is called for each message. `gone` resolves when the link is down.
+    """`on_message` is called for each message. `gone` resolves when the socket is closed.
 
-    The child owns the other end of a socketpair, so the death of either side is an end of
-    file for the other.
+    Each process holds one end of a socketpair, so when either exits the other reads EOF.
     """
 
     def __init__(self, on_message: Callable[[FromEngine], None]) -> None:
@@ -38,10 +37,10 @@ class EngineProcess(asyncio.Protocol):
         self._killed_because = ""
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.log: deque[str] = deque(maxlen=LOG_LINES)
-        self.pulse = Pulse()
+        self.silence = SilenceLimit()
 
     async def start(self, command: Sequence[str]) -> None:
-        """Executes `command --fd N`. Raises OSError if it cannot be executed."""
+        """Execute `command --fd N`. Raises OSError if that fails."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -53,55 +52,50 @@ class EngineProcess(asyncio.Protocol):
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
-                    start_new_session=True,  # a Ctrl-C at the terminal is the service's to handle
+                    start_new_session=True,  # only the service handles Ctrl-C
                 )
             except BaseException:
                 ours.close()
                 raise
         loop = asyncio.get_running_loop()
-        self._log_task = loop.create_task(self._pass_log_on())
+        self._log_task = loop.create_task(self._forward_log())
         _prefer_as_oom_victim(self._process.pid)
         await loop.create_unix_connection(lambda: self, sock=ours)
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
 
     def send(self, message: ToEngine) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode(message))
 
     def kill(self, reason: str) -> None:
-        """SIGKILL. `reason` then stands for the ending in `close`'s answer."""
+        """SIGKILL; `close` then returns the first `reason` given."""
         self._killed_because = self._killed_because or reason
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
     async def close(self, *, grace_s: float) -> str:
-        """Waits for the end of the process, kills it after `grace_s`, and says how it ended."""
+        """Wait for the process to exit, kill it after `grace_s`; return why it exited."""
         if self._transport is not None:
-            self._transport.close()  # for the engine an end of file: it ends by itself
+            self._transport.close()  # the engine reads EOF and exits
         if self._process is None:
             return self._killed_because
         try:
             await asyncio.wait_for(self._process.wait(), grace_s)
         except asyncio.TimeoutError:
-            self.kill(f"it did not end within {grace_s:g} s")
+            self.kill(f"it did not exit within {grace_s:g} s")
         status = await self._process.wait()
         if self._log_task is not None:
-            with contextlib.suppress(asyncio.TimeoutError):  # a grandchild may hold the pipe
+            with contextlib.suppress(asyncio.TimeoutError):  # a grandchild may hold the pipe open
                 await asyncio.wait_for(self._log_task, 1.0)
         return self._killed_because or _describe_exit(status)
 
-    async def _pass_log_on(self) -> None:
-        """What the engine prints goes to our stderr, and its last lines are kept."""
+    async def _forward_log(self) -> None:
+        """Copy the engine's output to our stderr and keep its last lines."""
         assert self._process is not None
         assert self._process.stdout is not None
         pending = b""
         while chunk := await self._process.stdout.read(8192):
-            with contextlib.suppress(OSError):  # a full disk: the last lines are kept below
+            with contextlib.suppress(OSError):  # the journal's disk may be full
                 sys.stderr.buffer.write(chunk)
                 sys.stderr.flush()
             *lines, pending = (pending + chunk).split(b"\n")
@@ -126,7 +120,7 @@ class EngineProcess(asyncio.Protocol):
             self._transport.abort()
             return
         for message in messages:
-            self.pulse.heard(message, now)
+            self.silence.heard(message, now)
             self._on_message(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -135,12 +129,12 @@ class EngineProcess(asyncio.Protocol):
 
 
 def _prefer_as_oom_victim(pid: int) -> None:
-    """Short of memory, the kernel should take the engine and not the service."""
-    with contextlib.suppress(OSError):  # not every container lets us write it
+    """Out of memory, the kernel should kill the engine, not the service."""
+    with contextlib.suppress(OSError):  # not writable in every container
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
 
 
 def _describe_exit(status: int) -> str:
     if status < 0:
-        return f"it was ended by {signal.Signals(-status).name}"
+        return f"it was killed by {signal.Signals(-status).name}"
     return f"it exited with status {status}"

@@ -20,7 +20,7 @@ def add(command: Command) -> None:
     command("stop", _stop, "end the daemon: this account's own, or else the service")
     command("reload", _reload, "make the daemon read its configuration again, and wait for it")
     logs = command("logs", _logs, "print the last lines of the daemon's log")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    logs.add_argument("-f", "--follow", action="store_true", help="print new lines as they come")
     logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="(%(default)s)")
     command("socket", _socket, "print the path of the socket that these commands use")
 

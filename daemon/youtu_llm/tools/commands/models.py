@@ -39,7 +39,9 @@ def add(command: Command) -> None:
 
 def add_license(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--accept-license", action="store_true", help="of a model whose licence asks for it"
+        "--accept-license",
+        action="store_true",
+        help="accept the licence of the model, where that is needed",
     )
 
 
@@ -61,7 +63,7 @@ def _pull(args: argparse.Namespace) -> None:
 def accept(entry: CatalogueEntry, *, given: bool) -> None:
     """Ask for a licence that must be accepted, unless the option has. Raises ModelError."""
     question = f"Its licence is «{entry.license}», to be read at {entry.sources[0]}. Accept it?"
-    if entry.asks and not given and not (sys.stdin.isatty() and confirm(question)):
+    if entry.must_accept and not given and not (sys.stdin.isatty() and confirm(question)):
         raise entry.not_accepted()
 
 
@@ -101,7 +103,7 @@ def _available() -> str:
             _gb(entry.wanted.num_bytes),
             _gb(entry.model_bytes),
             "yes" if (folder / name).is_dir() else "no",
-            entry.license + (" (asks for --accept-license)" if entry.asks else ""),
+            entry.license + (" (needs --accept-license)" if entry.must_accept else ""),
         )
         for name, entry in catalogue().items()
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
+from youtu_llm.sampling import OPTIONS
 from youtu_llm.tools.commands.models import add_license
 
 Command = Callable[..., argparse.ArgumentParser]
@@ -14,9 +15,9 @@ Kinds = Mapping[str, Callable[[str], Any]]
 PRIORITIES = ("high", "normal", "low")
 
 
-def add(command: Command, sampling: Kinds) -> None:
-    """Add the commands, by `command(name, run, help)`. `sampling`: options of a request that
-    are numbers, with their types."""
+def add(command: Command) -> None:
+    """Add the commands, by `command(name, run, help)`."""
+    sampling = {name: kind for name, (kind, _) in _sampling().items()}
     kinds: Kinds = {**sampling, "stop": str.split, "postprocess": _is_on, "priority": _priority}
     run = command(
         "run", lambda args: _run(args, kinds), "get a model, start a daemon with it, and talk"
@@ -28,12 +29,12 @@ def add(command: Command, sampling: Kinds) -> None:
         "chat", lambda args: _chat(args, kinds), "ask the daemon, once or in a conversation"
     )
     for parser in (run, chat):
-        _add_request(parser, sampling)
+        _add_request(parser)
 
 
-def _add_request(parser: argparse.ArgumentParser, sampling: Kinds) -> None:
+def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "prompt", nargs="?", metavar="PROMPT", help="what is piped in is put below it"
+        "prompt", nargs="?", metavar="PROMPT", help="question; standard input is appended to it"
     )
     parser.add_argument("--system", default="", metavar="TEXT", help="system prompt")
     parser.add_argument(
@@ -41,18 +42,26 @@ def _add_request(parser: argparse.ArgumentParser, sampling: Kinds) -> None:
     )
     parser.add_argument("--no-stream", action="store_true", help="print the answer when complete")
     parser.add_argument("--verbose", action="store_true", help="print the timings of each answer")
-    for key, kind in sampling.items():
-        flag = f"--{key.replace('_', '-')}"
-        parser.add_argument(flag, type=kind, metavar="N", help="(else the live profile's)")
-    parser.add_argument(
+    group = parser.add_argument_group("sampling options (default: the live profile's)")
+    for name, (kind, about) in _sampling().items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=about)
+    group.add_argument(
         "--stop", action="append", metavar="TEXT", help="end the answer there; may be repeated"
     )
-    parser.add_argument("--priority", choices=PRIORITIES, help="beside other requests")
-    parser.add_argument(
+    group.add_argument("--priority", choices=PRIORITIES, help="beside other requests")
+    group.add_argument(
         "--postprocess",
         action=argparse.BooleanOptionalAction,
-        help="repair Chinese punctuation (else the live profile's)",
+        help="repair Chinese punctuation",
     )
+
+
+def _sampling() -> dict[str, tuple[type, str]]:
+    """The type and description of each option that is a number."""
+    found: dict[str, tuple[type, str]] = {"max_new_tokens": (int, "Longest answer, in tokens.")}
+    for name, (kind, option) in OPTIONS.items():
+        found[name] = (get_args(kind) or (kind,))[0], option.description  # of `int | None`: int
+    return found
 
 
 def _run(args: argparse.Namespace, kinds: Kinds) -> None:

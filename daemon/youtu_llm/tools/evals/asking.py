@@ -46,7 +46,7 @@ class Model:
             profile = daemon.call("GET", "/health")["profile"]
             return cls(daemon, model["id"], model["meta"]["digest"], profile)
         except (LookupError, TypeError) as error:
-            raise Unreachable(f"{daemon.host} does not say which model it serves") from error
+            raise Unreachable(f"{daemon.host} does not report which model it serves") from error
 
 
 def ask_all(
@@ -63,7 +63,7 @@ def ask_all(
     """
     if len({model.name for model in models}) < len(models):
         raise InvalidRequest(
-            f"both daemons serve {models[0].name}: their answers could not be told apart"
+            f"both daemons serve {models[0].name}: their answers could not be distinguished"
         )
     by_name = {model.name: model for model in models}
     for row in results.rows:
@@ -76,7 +76,7 @@ def ask_all(
                 " or remove it"
             )
     known = {(row["model"], row["id"]) for row in results.rows}
-    # Question by question: what there is after a kill can be paired.
+    # Question by question: after a kill the results so far can be paired.
     jobs = [(m, q) for q in questions for m in models if (m.name, q.id) not in known]
     total = len(models) * len(questions)
     stopped = threading.Event()
@@ -86,7 +86,7 @@ def ask_all(
         on_progress(total - len(running), total)
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            # What failed comes last: it raises, and the answers beside it are kept.
+            # Failures come last: they raise after the other answers are kept.
             for future in sorted(done, key=lambda f: f.exception() is not None):
                 results.add(future.result())
             on_progress(total - len(running), total)
@@ -113,7 +113,7 @@ def _answer(model: Model, question: Question, stopped: threading.Event) -> Row:
 
 
 def _ask(daemon: Daemon, body: Any, stopped: threading.Event) -> Any:
-    """The `done` of one answer; hangs up once `stopped`."""
+    """The `done` event of one answer; disconnects once `stopped`."""
     with closing(daemon.events("/chat", body)) as events:
         for event, data in events:
             if event == "done":
@@ -122,7 +122,7 @@ def _ask(daemon: Daemon, body: Any, stopped: threading.Event) -> Any:
                 raise Refused(data["error"]["message"], code=data["error"]["code"])
             if stopped.is_set():
                 break
-    raise Unreachable("the daemon hung up before the answer was complete")
+    raise Unreachable("the daemon disconnected before the answer was complete")
 
 
 def report(rows: Iterable[Row], first: str) -> str:

@@ -29,7 +29,7 @@ def add(command: Command, group: Any) -> None:
 def positive(text: str) -> int:
     """An argument's type: a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
@@ -37,14 +37,14 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     """The options of a task that a running daemon answers; `ask` reads them."""
     parser.add_argument("--file", type=Path, metavar="FILE", help="the data set's file")
     parser.add_argument(
-        "--against", metavar="HOST", help="another daemon, asked the same: a socket or URL"
+        "--against", metavar="HOST", help="another daemon to compare with: a socket or URL"
     )
     parser.add_argument(
         "--concurrency",
         type=positive,
         default=1,
         metavar="N",
-        help="questions a daemon gets at the same time (%(default)s)",
+        help="questions asked at the same time (%(default)s)",
     )
     add_common(parser, "questions (all)")
 
@@ -61,7 +61,7 @@ def add_common(parser: argparse.ArgumentParser, of: str) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="results, a JSON line each; the same command goes on with them (else ./eval-*.jsonl)",
+        help="results, a JSON line each; the same command resumes from them (./eval-*.jsonl)",
     )
 
 
@@ -108,7 +108,7 @@ def ask(args: argparse.Namespace, task: Task) -> None:
 
 
 class Progress:
-    """A line on stderr that is written over; in a log, a line a minute."""
+    """A line on stderr, rewritten in place; in a log, a line a minute."""
 
     LOG_GAP_S = 60.0
 

@@ -1,4 +1,4 @@
-"""The public data sets: where they lie here, where they come from, their records."""
+"""The public data sets: where they are on this machine, their origin, their records."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def find(data_set: DataSet, place: Path) -> Path:
     found = sorted(place.glob(data_set.pattern)) if place.is_dir() else []
     if not found:
         raise NotFound(
-            f"{data_set.name} is not there ({place / data_set.pattern}). It comes from"
+            f"{data_set.name} is missing ({place / data_set.pattern}). It comes from"
             f" {data_set.origin}. Put it in that folder, or name yours by --data or {DATA_VARIABLE}"
         )
     return found[0]

@@ -1,4 +1,4 @@
-"""What an evaluation has so far: a file that a kill or a power cut takes nothing from."""
+"""The results of an evaluation so far, in a file that survives a kill or a power cut."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Results:
         there = self._file.read(len(head))
         if not head.startswith(there):
             raise InvalidRequest(
-                f"{self.path} holds something else than this evaluation, or another version of"
+                f"{self.path} holds another evaluation, or another version of"
                 " its data or model: choose another file by --out, or remove it"
             )
         if there != head:  # empty, or cut within it

@@ -39,7 +39,7 @@ Listener = Callable[[tuple[str, ...], Tensor], None]
 
 @dataclass(slots=True)
 class InputStats:
-    """What linears that read the same input see of it, summed over tokens."""
+    """Statistics of one input that several linears may share, summed over tokens."""
 
     gram: Tensor  # [in, in] float32: sum of x x^T
     abs_sum: Tensor  # [in] float32: sum of |x|
@@ -56,7 +56,7 @@ class InputStats:
         )
 
 
-Stats = dict[tuple[str, ...], InputStats]  # by the linears that are one to the engine
+Stats = dict[tuple[str, ...], InputStats]  # by the linears that the engine fuses
 
 
 class Collector:
@@ -136,7 +136,7 @@ class BlockRunner:
 
 
 class _TappedOps(ReferenceOps):
-    """Reference operations that tell a listener what each linear reads."""
+    """Reference operations that pass the input of each linear to a listener."""
 
     def __init__(self) -> None:
         super().__init__(torch.device("cpu"), torch.float32)
@@ -145,13 +145,13 @@ class _TappedOps(ReferenceOps):
         self._latent = torch.empty(0)
 
     def prepare_linear(self, weight: Weight) -> Linear:
-        """Expanded once for all batches, and not at every call."""
+        """Dequantised once for all batches, not at every call."""
         linear = super().prepare_linear(weight)
         dense = DenseWeight(self.dense(linear))
         return Linear(linear.out_features, linear.in_features, dense, linear.bias)
 
     def linear(self, x: Tensor, w: Linear) -> Tensor:
-        self._tell(w, x)
+        self._report(w, x)
         return super().linear(x, w)
 
     def mla_rope_cache(
@@ -170,16 +170,16 @@ class _TappedOps(ReferenceOps):
         v_dim: int,
         scale: float,
     ) -> Tensor:
-        self._tell(kv_b, self._latent)  # this step's latents are all there is in the cache
+        self._report(kv_b, self._latent)  # this step's latents are all there is in the cache
         return super().mla_attention(q, kv_b, batch, cache, layer, v_dim, scale)
 
-    def _tell(self, w: Linear, x: Tensor) -> None:
+    def _report(self, w: Linear, x: Tensor) -> None:
         if self.listener is not None:
             self.listener(self.names[id(w)][1], x)
 
 
 class _NamedWeights(Weights):
-    """Weights that tell the tapped operations what each linear is called."""
+    """Weights that register the name of each linear with the tapped operations."""
 
     def fused_linear(
         self,

@@ -33,7 +33,7 @@ class Calibration:
 
 
 def load(tokenizer: Tokenizer, files: Sequence[Path]) -> Calibration:
-    """An equal share from the beginning of each file, sequence by sequence in turn.
+    """An equal share from the beginning of each file, their sequences interleaved.
 
     Raises ModelError for a file that cannot be read or is shorter than one sequence.
     """
@@ -51,7 +51,7 @@ def load(tokenizer: Tokenizer, files: Sequence[Path]) -> Calibration:
     if len(turns) < HELD_OUT_EVERY:
         raise ModelError(
             f"the calibration files give {len(turns)} sequences of {SEQUENCE_LEN} tokens: too few,"
-            f" {HELD_OUT_EVERY} is the least and {NUM_TOKENS // SEQUENCE_LEN} what is used"
+            f" at least {HELD_OUT_EVERY} are needed and {NUM_TOKENS // SEQUENCE_LEN} are used"
         )
     return Calibration(torch.stack(turns))
 

@@ -10,7 +10,7 @@ from youtu_llm import paths
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", type=Path, metavar="MODEL", help="a model's name, directory or .gguf file"
+        "model", metavar="MODEL", help="a model's name, ./directory (with a slash) or .gguf file"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to make it")
     parser.add_argument(
@@ -64,15 +64,14 @@ def run(args: argparse.Namespace) -> None:
     from youtu_llm.tools.importer import require_extra
 
     require_extra()
-    from youtu_llm.tools.quantize import calibration, run
+    from youtu_llm.tools.quantize import calibration, rounding, run
 
     options = run.Options(
         method=args.method,
-        recipe=run.Recipe(args.group_size, args.keep_int8),
+        recipe=rounding.Recipe(args.group_size, args.keep_int8),
         int8_head=args.head == "int8",
         calibration_files=tuple(args.calib) or calibration.DEFAULT_FILES,
     )
-    path: Path = args.path
-    if not path.exists() and len(path.parts) == 1:
-        path = paths.model_dir(path.name)
-    print(run.quantize(path, args.out.resolve(), options))
+    is_gguf = args.model.endswith(".gguf")
+    source = Path(args.model) if is_gguf else paths.find_model(args.model)
+    print(run.quantize(source, args.out.resolve(), options))

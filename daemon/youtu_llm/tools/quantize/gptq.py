@@ -58,6 +58,6 @@ def _feedback(gram: Tensor, damping: float) -> Tensor:
     diagonal = gram.diagonal()
     diagonal += damping * diagonal.mean() + 1e-8
     # Cholesky gives L L^T: reading rows and columns backwards turns it into U U^T.
-    lower = torch.linalg.cholesky(gram.flip(0, 1))
+    lower: Tensor = torch.linalg.cholesky(gram.flip(0, 1))
     upper = lower.flip(0, 1)
     return upper / upper.diagonal()

@@ -1,6 +1,6 @@
-"""What a quantisation has finished, on disk: a killed run goes on where it was.
+"""The finished blocks of a quantisation, on disk: a killed run resumes from them.
 
-plan.json                 the command, in full; another command cannot go on from here
+plan.json                 the whole command; another command cannot resume from here
 block-0007.safetensors    a finished block's tensors
 block-0007.json           its report, written last: with it the block is finished
 stream-0008.safetensors   the calibration text's residual stream in front of the next block
@@ -35,7 +35,7 @@ class Progress:
                     f"{folder} holds the unfinished work of another command (another"
                     f" {', '.join(changed)}): finish that one, or remove the folder"
                 )
-        else:  # a command that finished no block left nothing worth keeping
+        else:  # nothing to resume: no block was finished
             atomicfile.replace(path, _json(plan))
 
     def block_file(self, index: int) -> Path:

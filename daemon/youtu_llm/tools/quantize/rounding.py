@@ -1,4 +1,4 @@
-"""What the methods make of one block: INT4 linears, INT8 exceptions, the rest in fp16."""
+"""One block quantised by any method: INT4 linears, INT8 exceptions, the rest in fp16."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from youtu_llm.engine.checkpoint import ModelConfig
+from youtu_llm.engine.models.architectures import ARCHITECTURES
 from youtu_llm.errors import ModelError
 from youtu_llm.ops import awq
 from youtu_llm.tools.quantize import awq as awq_scales
@@ -36,13 +37,13 @@ class Quantised:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to do with every block alike."""
+    """The same for every block."""
 
     group_size: int = awq.GROUP_SIZE
     keep_int8: tuple[str, ...] = ()  # modules, or the beginnings of their names: kv_b, down_proj
 
     def keeps(self, names: Sequence[str]) -> bool:
-        """Whether linears that are one to the engine stay INT8. Raises ModelError if only some."""
+        """Whether linears that the engine fuses stay INT8. Raises ModelError if only some do."""
         kept = [name for name in names if _leaf(name).startswith(self.keep_int8)]
         if not kept:
             return False
@@ -65,12 +66,12 @@ class Recipe:
 def scale(block: Block, config: ModelConfig, recipe: Recipe) -> Block:
     """AWQ's scales, searched and folded in: the same function in other numbers."""
     tensors, stats, scales = dict(block.tensors), dict(block.stats), {}
-    for fold in folds.FOLDS[config.architecture]:
+    for fold in ARCHITECTURES[config.architecture].folds:
         touched = [names for names in stats if set(names) & set(fold.targets)]
         if all(recipe.keeps(names) for names in touched):
             continue  # INT8 rows have no groups that would gain
         weight = torch.cat([tensors[f"{name}.weight"] for name in fold.targets])
-        channels = fold.channels(config, weight.shape[1])
+        channels = folds.channels(fold, config, weight.shape[1])
         found = awq_scales.search(weight, stats[touched[0]], channels, recipe.group_size)
         folds.apply(fold, tensors, config, found)
         for names in touched:
@@ -93,7 +94,7 @@ def quantise(block: Block, recipe: Recipe, *, compensate: bool) -> Quantised:
     stored = {name: _half(name, block.tensors[name]) for name in others}
     errors: dict[str, float] = {}
     for names, stats in sorted(block.stats.items()):
-        # Where the engine computes them as one, the feedback of the inputs is found once.
+        # Fused linears share an input, whose feedback is computed once.
         weight = torch.cat([block.tensors[f"{name}.weight"] for name in names])
         heights = [len(block.tensors[f"{name}.weight"]) for name in names]
         parts = _quantise_linear(names, weight, stats, recipe, compensate=compensate)
@@ -128,7 +129,7 @@ def _quantise_linear(
 
 
 def _split(parts: Tensors, heights: list[int]) -> list[Tensors]:
-    """Linears that were quantised as one, apart again, by their numbers of outputs."""
+    """Split linears that were quantised as one, by their numbers of outputs."""
     if "qweight" not in parts:
         pieces = {key: value.split(heights) for key, value in parts.items()}
     else:

@@ -4,8 +4,8 @@ In memory at a time: the calibration text's residual stream (8,192 tokens), one 
 (twice, with AWQ's scales), and the products of its linears' inputs, whose largest is the square
 of the intermediate size in fp32 and is held three times while a linear is rounded.
 
-Every block is calibrated on what the quantised blocks before it hand on, so that it makes up
-for their errors where it can.
+Every block is calibrated on the output of the quantised blocks before it, so that it can
+compensate for their errors.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from youtu_llm.errors import ModelError
 from youtu_llm.ops import awq
 from youtu_llm.text.tokenizer import Tokenizer
 from youtu_llm.tools import bar, importer, model_dir
-from youtu_llm.tools.checkpoint import Checkpoint, SourceTensor
 from youtu_llm.tools.quantize import calibration, rounding
 from youtu_llm.tools.quantize.block import BlockRunner, Collector, Stats, Tensors
 from youtu_llm.tools.quantize.progress import Progress
 from youtu_llm.tools.quantize.rounding import Block, Quantised, Recipe
 from youtu_llm.tools.safetensors_writer import DTYPE_NAMES, SafetensorsWriter, TensorPlan
+from youtu_llm.tools.source_model import SourceModel, SourceTensor
 
 METHODS = ("rtn", "awq", "gptq", "awq+gptq")
 REPORT = "quantization_report.json"
@@ -54,34 +54,33 @@ def quantize(source: Path, out: Path, options: Options) -> Path:
     """Make the model directory `out` from a model directory or .gguf file; returns `out`.
 
     The same command on the same machine gives the same bytes. Unfinished work is kept beside
-    `out`, in .partial. Raises ModelError for what is not understood, ResourceError when the disk
-    is too small or another process makes the same model.
+    `out`, in .partial. Raises ModelError for a source that is not supported, ResourceError
+    when the disk is too small or another process makes the same model.
     """
     importer.require_extra()
     if out.exists():
         raise ModelError(f"{out} exists: remove it first, or choose another directory")
-    checkpoint = importer.open_checkpoint(source)
-    if checkpoint.ready_files():
+    model = importer.open_source(source)
+    if model.ready_files():
         raise ModelError(f"{source} is quantised already: quantise the original model")
     out.parent.mkdir(parents=True, exist_ok=True)
     with model_dir.workspace(out.parent, out.name) as work, torch.inference_mode():
-        result = _Run(checkpoint, source, work, options).run(out)
+        result = _Run(model, source, work, options).run(out)
         shutil.rmtree(work)
     return result
 
 
 class _Run:
-    def __init__(self, checkpoint: Checkpoint, source: Path, work: Path, options: Options) -> None:
+    def __init__(self, model: SourceModel, source: Path, work: Path, options: Options) -> None:
         self.source, self.work, self.options = source, work, options
-        self.checkpoint = checkpoint
         self.license_name = _license(source)
-        self.config = ModelConfig(checkpoint.config(), str(source))
-        self.tensors = {tensor.name: tensor for tensor in checkpoint.tensors()}
+        self.config = ModelConfig(model.config(), str(source))
+        self.tensors = {tensor.name: tensor for tensor in model.tensors()}
         self.num_blocks = self.config.int("num_hidden_layers")
         self.staged = work / "model"
         shutil.rmtree(self.staged, ignore_errors=True)
         self.staged.mkdir()
-        checkpoint.write_tokenizer(self.staged)
+        model.write_tokenizer(self.staged)
         tokenizer = Tokenizer.load(self.staged)
         self.calibration = calibration.load(tokenizer, options.calibration_files)
         self.progress = Progress(work, self._plan())
@@ -113,7 +112,7 @@ class _Run:
         return path
 
     def _plan(self) -> dict[str, Any]:
-        """Whatever the result depends on."""
+        """Everything that the result depends on."""
         files = [self.source] if self.source.is_file() else sorted(self.source.iterdir())
         return {
             "format": FORMAT,
@@ -122,7 +121,7 @@ class _Run:
             "recipe": json.loads(json.dumps(dataclasses.asdict(self.options.recipe))),
             "int8_head": self.options.int8_head,
             "calibration": calibration.digest(self.options.calibration_files),
-            "threads": torch.get_num_threads(),  # sums are added up in another order
+            "threads": torch.get_num_threads(),  # they change the order of sums
             "torch": torch.__version__,
         }
 
@@ -165,7 +164,7 @@ class _Run:
         return after
 
     def _best(self, tensors: Tensors, stream: Tensor, report: dict[str, Any]) -> Quantised:
-        """By the error on text it was not fitted on; then fitted on all of it."""
+        """The method with the least error on held-out text, then fitted on all of it."""
         fit, held_out = self.calibration.split()
         stats, _ = self._observe(tensors, stream[fit])
         unseen, wanted = self._observe(tensors, stream[held_out])
@@ -183,7 +182,7 @@ class _Run:
         return self._quantise(tensors, stats, method)
 
     def _observe(self, tensors: Tensors, stream: Tensor) -> tuple[Stats, Tensor]:
-        """What the block's linears read, and the stream behind the block as it is."""
+        """Statistics of the linears' inputs, and the stream [S, T, hidden] behind the block."""
         collector = Collector()
         after = self.runner.run(tensors, stream, collector)
         return collector.finish(), after
@@ -198,7 +197,7 @@ class _Run:
         return rounding.quantise(block, self.options.recipe, compensate=method.endswith("gptq"))
 
     def _assemble(self) -> dict[str, Any]:
-        """All but the manifest of the model directory; returns its config."""
+        """Write the model directory except its manifest; returns its config."""
         others = [t for name, t in self.tensors.items() if not name.startswith(_LAYERS)]
         tables = [t for t in others if self.options.int8_head and t.name in importer.TABLES]
         plan: dict[str, TensorPlan] = {}
@@ -267,7 +266,7 @@ def _whole(tensor: SourceTensor) -> Tensor:
 
 
 def _error(got: Tensor, wanted: Tensor) -> float:
-    """How far tokens are from where they should be: the mean of |got - wanted|^2 / |wanted|^2."""
+    """Relative error, the mean over tokens of |got - wanted|^2 / |wanted|^2."""
     lost = (got - wanted).square().sum(-1) / wanted.square().sum(-1)
     return float(lost.mean())
 

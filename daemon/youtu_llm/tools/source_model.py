@@ -1,4 +1,4 @@
-"""What an import reads from, whatever the file format."""
+"""The interface of everything that can be imported, independent of the file format."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """A tensor that is read only when asked for, some rows at a time."""
+    """A tensor that is read on demand, some rows at a time."""
 
     name: str  # Hugging Face's
     shape: tuple[int, ...]
     rows: Callable[[int, int], Tensor]  # (first, end) -> [end - first, ...] floating point
-    # (qweight, qzeros, scales) of ops/awq.py where the source is INT4 already; `rows` are these
+    # (qweight, qzeros, scales) of ops/awq.py if the source is INT4; `rows` dequantises them
     int4: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
-class Checkpoint(Protocol):
+class SourceModel(Protocol):
     def config(self) -> dict[str, Any]:
         """config.json in Hugging Face's terms."""
 
