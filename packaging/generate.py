@@ -16,6 +16,7 @@ from typing import Any
 from youtu_llm import cli
 from youtu_llm.settings import fields
 from youtu_llm.tools import configure
+from youtu_llm.tools.commands import completion
 
 MAN = Path(__file__).parent / "man"
 SIGNS = {"ge": "≥ ", "gt": "> ", "le": "≤ ", "lt": "< "}
@@ -27,7 +28,9 @@ def commands(
     """(words, help, parser) of every command that does something."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for name, sub in action.choices.items():
+            # An alias has the parser of its command.
+            subs = {id(sub): (name, sub) for name, sub in reversed(action.choices.items())}
+            for name, sub in reversed(subs.values()):
                 yield from commands(sub, (*words, name))
             return
     yield words, parser.description or "", parser
@@ -79,22 +82,6 @@ def bounds(info: Any) -> str:
     return "; ".join(found)
 
 
-def completion(parser: argparse.ArgumentParser) -> str:
-    """A table of the words after each command, in front of the function that reads it."""
-    rows: dict[str, list[str]] = {}
-    for words, _, sub in commands(parser):
-        for count in range(len(words)):
-            row = rows.setdefault(" ".join(words[:count]), [])
-            if words[count] not in row:
-                row.append(words[count])
-        flags = [flag for action in options(sub) for flag in action.option_strings]
-        choices = [str(c) for action in options(sub) for c in action.choices or ()]
-        rows[" ".join(words)] = [*flags, *choices]
-    table = "".join(f'\t["youtu {key}"]="{" ".join(row)}"\n' for key, row in rows.items())
-    table = table.replace('"youtu "', '"youtu"')
-    return (Path(__file__).parent / "completion.in").read_text().replace("@TABLE@\n", table)
-
-
 def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
@@ -106,7 +93,7 @@ def groff(text: str) -> str:
 def main(folder: Path) -> None:
     parser = cli._parser()
     (folder / "config.schema.json").write_text(configure.schema() + "\n")
-    (folder / "youtu").write_text(completion(parser))
+    (folder / "youtu").write_text(completion.SCRIPTS["bash"])
     for page, place, text in (
         ("youtu.1", "@COMMANDS@", command_pages(parser)),
         ("youtu.yaml.5", "@SETTINGS@", setting_pages()),

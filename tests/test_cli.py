@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests import test_manifest
+from tests import person, test_manifest
 from youtu_llm import cli, manifest
 
 YOUTU = (sys.executable, "-c", "import sys, youtu_llm.cli as c; sys.exit(c.main())")
@@ -184,17 +184,23 @@ async def test_a_reader_that_leaves_ends_it_quietly(daemon: Daemon) -> None:
 class Terminal:
     """A process with a terminal of its own, on which Ctrl-C is a signal."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path) -> None:
         self.master, self.slave = os.openpty()
         os.set_blocking(self.master, False)
         self.seen = ""
+        self.home = home
 
-    async def start(self, daemon: Daemon, *args: str) -> None:
+    async def start(self, daemon: Daemon, *args: str, TERM: str = "dumb") -> None:
         # The leader of a new session owns the first terminal it opens.
         script = f'tty={os.ttyname(self.slave)}; exec "$@" <$tty >$tty 2>&1'
         self.process = await asyncio.create_subprocess_exec(
             *("sh", "-c", script, "sh", *YOUTU, *args),
-            env={**os.environ, "YOUTU_HOST": f"unix://{daemon.socket}", "TERM": "dumb"},
+            env={
+                **os.environ,
+                **person.environ(self.home),
+                "YOUTU_HOST": f"unix://{daemon.socket}",
+                "TERM": TERM,
+            },
             start_new_session=True,
         )
 
@@ -220,8 +226,8 @@ class Terminal:
 
 
 @pytest.fixture
-async def terminal() -> AsyncIterator[Terminal]:
-    made = Terminal()
+async def terminal(tmp_path: Path) -> AsyncIterator[Terminal]:
+    made = Terminal(tmp_path)
     yield made
     await made.close()
 

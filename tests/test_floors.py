@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "daemon" / "youtu_llm"
 BOTTOM = {"protocol", "config", "settings", "errors", "errortext", "paths", "postprocess"}
 BOTTOM |= {"explain", "yamlsource", "atomicfile", "child_python", "manifest", "modelfiles"}
-BOTTOM |= {"sampling", "spans", "punctuation_table", "sentences"}
+BOTTOM |= {"sampling", "spans", "punctuation_table", "sentences", "peer"}
 HEAVY = {"torch", "safetensors", "numpy", "transformers", "gguf", "huggingface_hub"}
 
 # floor -> (floors it may import besides itself, packages it may never import)

@@ -12,13 +12,14 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from youtu_llm import __version__, paths
 from youtu_llm.errors import ConfigError, YoutuError
-from youtu_llm.sampling import OPTIONS
+from youtu_llm.tools.commands import completion, daemon, models, talk
+from youtu_llm.tools.commands.parser import Parser, guide
 from youtu_llm.tools.evals import command as evals
 from youtu_llm.tools.quantize import command as quantize
 
@@ -74,12 +75,17 @@ def _open_standard_streams() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("youtu", description="A language model on this machine.")
+    parser = Parser("youtu", description="A language model on this machine.")
+    parser.set_defaults(run=guide)
     parser.add_argument("--version", action="version", version=f"youtu {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(name: str, run: Run, help: str, to: Any = commands) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = to.add_parser(name, help=help, description=help)
+    def command(
+        name: str, run: Run, help: str, to: Any = commands, aliases: Sequence[str] = ()
+    ) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = to.add_parser(
+            name, help=help, description=help, aliases=aliases
+        )
         made.set_defaults(run=run)
         return made
 
@@ -89,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = command("serve", _serve, "run the daemon")
     _add_settings(serve)
-    _add_chat(command("chat", _chat, "ask the daemon, once or in a conversation"))
+    talk.add(command)
     command("ps", _ps, "list the running requests")
     status = command("status", _status, "show the daemon's state; exit status 3 unless ready")
     status.add_argument("--json", action="store_true", help="print the JSON of /health")
@@ -102,19 +108,15 @@ def _parser() -> argparse.ArgumentParser:
     profiles = group("profile", "list, show and switch scenario profiles")
     ls = command("ls", _profile_ls, "list the profiles", profiles)
     show_profile = command("show", _profile_show, "print the file of a profile", profiles)
-    show_profile.add_argument("name", nargs="?", metavar="NAME", help="(default: the live one)")
+    show_profile.add_argument("name", nargs="?", metavar="PROFILE", help="(default: the live one)")
     use = command("use", _profile_use, "switch to a profile, now and for later starts", profiles)
-    use.add_argument("name", metavar="NAME")
+    use.add_argument("name", metavar="PROFILE")
     for reader in (serve, check, show, ls, show_profile, use):
         reader.add_argument(
             "--config", type=Path, metavar="FILE", help=f"config file ({paths.config_file()})"
         )
 
-    pull = command("pull", _pull, "download a model")
-    pull.add_argument("name", metavar="NAME")
-    pull.add_argument(
-        "--keep-download", action="store_true", help="keep the raw download in MODELS/.partial"
-    )
+    models.add(command)
     imports = command("import", _import, "convert a .gguf file or a model directory")
     imports.add_argument("path", type=Path, metavar="PATH")
     imports.add_argument("--name", help="name of the new model (default: that of PATH)")
@@ -125,7 +127,6 @@ def _parser() -> argparse.ArgumentParser:
         help="data type of the weights (%(default)s)",
     )
     quantize.add(command("quantize", quantize.run, "quantize a model to INT4, calibrated on text"))
-    command("models", _models, "list the models on this machine")
 
     setup = command(
         "setup-engine", _setup_engine, "find or create a Python with torch for the engine"
@@ -139,9 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     setup.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     setup.add_argument("--dry-run", action="store_true", help="only print what it would do")
-    for verb in ("start", "stop", "restart", "enable"):
-        command(verb, _systemctl, f"{verb} the systemd service").set_defaults(verb=verb)
+    daemon.add(command)
     _add_bench(command("bench", _bench, "measure the running daemon from the client side"))
+    completion.add(command, parser)
     evals.add(command, group("eval", "measure the quality of a model's answers"))
     return parser
 
@@ -152,8 +153,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     def add(flag: str, key: str, help: str, **kwargs: Any) -> None:
         parser.add_argument(flag, dest=key, help=help, default=argparse.SUPPRESS, **kwargs)
 
-    add("--profile", "profile", "scenario profile", metavar="NAME")
-    add("--model", "model.name", "a model's name or directory", metavar="NAME")
+    add("--profile", "profile", "scenario profile", metavar="PROFILE")
+    add("--model", "model.name", "a model's name or directory", metavar="MODEL")
     add(
         "--kv-cache-max-page",
         "model.kv_cache_max_page",
@@ -193,22 +194,6 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="plot them to FILE (.png)")
 
 
-def _add_chat(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "prompt", nargs="?", metavar="PROMPT", help="question; standard input is appended to it"
-    )
-    parser.add_argument("--system", default="", metavar="TEXT", help="system prompt")
-    parser.add_argument("--no-stream", action="store_true", help="print the answer when complete")
-    sampling = parser.add_argument_group("sampling options (default: the live profile's)")
-
-    def add(name: str, kind: type, help: str) -> None:
-        sampling.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=help)
-
-    add("max_new_tokens", int, "Longest answer, in tokens.")
-    for name, (kind, option) in OPTIONS.items():
-        add(name, (get_args(kind) or (kind,))[0], option.description)  # of `int | None`: int
-
-
 def _serve(args: argparse.Namespace) -> int | None:
     import logging
 
@@ -217,19 +202,6 @@ def _serve(args: argparse.Namespace) -> int | None:
 
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(message)s")
     return run(loaded)
-
-
-def _chat(args: argparse.Namespace) -> None:
-    from youtu_llm.tools import chat
-    from youtu_llm.tools.client import Daemon
-
-    chosen = {key: vars(args)[key] for key in ("max_new_tokens", *OPTIONS)}
-    options = {key: value for key, value in chosen.items() if value is not None}
-    talk = chat.Chat(Daemon.from_environ(), options, args.system, stream=not args.no_stream)
-    if args.prompt is None and sys.stdin is not None and sys.stdin.isatty():
-        chat.converse(talk)
-    else:
-        chat.once(talk, args.prompt)
 
 
 def _ps(args: argparse.Namespace) -> None:
@@ -322,16 +294,6 @@ def _profile_use(args: argparse.Namespace) -> None:
     print(f"The profile {live} is live.")
 
 
-def _pull(args: argparse.Namespace) -> None:
-    from youtu_llm.tools import engine_python
-
-    engine_python.switch()
-    from youtu_llm.tools import store
-
-    path = store.pull(args.name, models_dir=paths.models_dir(), keep_download=args.keep_download)
-    print(path)
-
-
 def _import(args: argparse.Namespace) -> None:
     from youtu_llm.tools import engine_python
 
@@ -367,24 +329,6 @@ def _bench(args: argparse.Namespace) -> None:
         bench.plot(reports, args.plot)
 
 
-def _models(args: argparse.Namespace) -> None:
-    from youtu_llm.tools import model_dir, status
-
-    folder = paths.models_dir()
-    models = model_dir.list_models(folder)
-    if not models:
-        print(f"No models in {folder}: `youtu pull NAME` gets one.")
-        return
-    rows = [
-        (info.name, info.quantization, f"{info.num_bytes / 1e9:.2f} GB", info.license)
-        for info in models
-    ]
-    print(status.table(("NAME", "WEIGHTS", "SIZE", "LICENCE"), rows))
-    for info in models:
-        if info.problem:
-            print(f"youtu: {info.problem}", file=sys.stderr)
-
-
 def _setup_engine(args: argparse.Namespace) -> None:
     from youtu_llm.tools import setup_engine
 
@@ -396,12 +340,6 @@ def _setup_engine(args: argparse.Namespace) -> None:
         only_say=args.dry_run,
         ask=not args.yes,
     )
-
-
-def _systemctl(args: argparse.Namespace) -> None:
-    from youtu_llm.tools import systemctl
-
-    systemctl.control(args.verb)
 
 
 def _load(args: argparse.Namespace) -> Loaded:

@@ -31,6 +31,7 @@ class Manifest(msgspec.Struct, frozen=True):
     license: str
     source: str
     files: dict[str, File]
+    license_accepted: str = ""  # when, of a licence that must be: ISO 8601
 
 
 class _Version(msgspec.Struct):

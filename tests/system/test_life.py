@@ -57,7 +57,9 @@ def test_units_are_sound_and_safe(machine: Machine) -> None:
 
 def test_says_that_torch_is_missing(machine: Machine, model: Path) -> None:
     shutil.copytree(model, machine.root / "var/lib/youtu/models" / model.name)
-    machine.run("youtu", "restart")
+    done = machine.run("youtu", "restart", check=False)
+    assert done.returncode == 1
+    assert "setup-engine" in done.stderr
     until(lambda: "setup-engine" in machine.health().get("reason", ""), "told to set torch up")
     assert "No module named 'torch'" in machine.show("StatusText")
     assert machine.show("ActiveState") == "active"

@@ -64,7 +64,11 @@ def test_contents(deb: Path, tmp_path: Path) -> None:
     holds_no_lab([str(path.relative_to(app)) for path in app.rglob("*")])
     complete = tmp_path / "usr/share/bash-completion/completions/youtu"
     answer = subprocess.run(
-        ["bash", "-c", COMPLETE, "bash", complete], capture_output=True, text=True, check=True
+        ["bash", "-c", COMPLETE, "bash", complete],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert answer.stdout.split() == ["restart"]
 
@@ -89,6 +93,7 @@ def test_the_wheel_holds_the_package_alone(tmp_path: Path) -> None:
 
 COMPLETE = """
 _init_completion() { words=(youtu res) cword=1 cur=res prev=youtu; }
+__ltrim_colon_completions() { :; }
 source "$1"; _youtu; echo "${COMPREPLY[@]}"
 """
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,14 @@ def catalogue_file(tmp_path: Path, gguf_bytes: bytes) -> Path:
     return write_catalogue(tmp_path, gguf_bytes)
 
 
-def write_catalogue(folder: Path, data: bytes, *, num_bytes: int | None = None) -> Path:
+def write_catalogue(
+    folder: Path, data: bytes, *, num_bytes: int | None = None, must_accept: bool = False
+) -> Path:
     path = folder / "catalogue.yaml"
-    path.write_text(catalogue_text(data, num_bytes=num_bytes))
+    text = catalogue_text(data, num_bytes=num_bytes)
+    path.write_text(
+        text.replace("license: MIT", "license: MIT\n  must_accept: true") if must_accept else text
+    )
     return path
 
 
@@ -92,6 +98,18 @@ async def test_pull_from_the_hub(
     assert not (tmp_path / "models/.partial").exists()
     assert await pull("tiny", tmp_path) == folder
     assert registries.sent == {"tiny.gguf": len(gguf_bytes)}
+
+
+async def test_an_accepted_licence_is_recorded(
+    registries: Registries, catalogue_file: Path, tmp_path: Path, gguf_bytes: bytes
+) -> None:
+    write_catalogue(tmp_path, gguf_bytes, must_accept=True)
+    registries.files = {"tiny.gguf": gguf_bytes}
+    with pytest.raises(ModelError, match="add --accept-license"):
+        await pull("tiny", tmp_path)
+    assert registries.sent == {}
+    folder = await pull("tiny", tmp_path, accept_license=True)
+    assert datetime.fromisoformat(store.verify(folder).license_accepted).tzinfo is not None
 
 
 async def test_pull_a_whole_repository(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +80,18 @@ async def prepare(
 
 def _find_model(name: str) -> Path:
     try:
-        return paths.find_model(name)
+        directory = paths.find_model(name)
     except ModelError as error:
         logger.error("no model at %s", paths.model_dir(name))
         raise ModelError(f"{error.message}; then reload or restart the service") from error
+    for file in directory.iterdir():
+        # Otherwise the engine crashes on it and is restarted in vain.
+        if not os.access(file, os.R_OK, effective_ids=True):
+            raise ModelError(
+                f"«{directory.name}/{file.name}» cannot be read by this account: `chmod a+r` it,"
+                " then reload or restart the service"
+            )
+    return directory
 
 
 def _shared_prefix(tokenizer: Tokenizer, system_prompt: str) -> tuple[int, ...]:

@@ -60,6 +60,12 @@ class Daemon:
             host = f"unix://{system if _is_there(system) and not _is_there(own) else own}"
         return cls(host, environ.get("YOUTU_API_KEY", ""))
 
+    @property
+    def socket_path(self) -> Path | None:
+        """Of its Unix socket; None over TCP."""
+        url = urlsplit(self.host)
+        return Path(url.path) if url.scheme == "unix" and url.path and not url.netloc else None
+
     def call(
         self,
         method: str,
@@ -108,9 +114,9 @@ class Daemon:
             connection.close()
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
+        if self.socket_path is not None:
+            return _UnixConnection(str(self.socket_path), timeout_s)
         url = urlsplit(self.host)
-        if url.scheme == "unix" and url.path and not url.netloc:
-            return _UnixConnection(url.path, timeout_s)
         try:
             if url.scheme == "http" and url.hostname:
                 return http.client.HTTPConnection(url.hostname, url.port, timeout=timeout_s)

@@ -86,6 +86,7 @@ def build(
     dtype: Dtype,
     license_name: str,
     origin: str,
+    license_accepted: str = "",
 ) -> Path:
     """`import_model` within a workspace the caller holds."""
     require_extra()
@@ -100,6 +101,7 @@ def build(
             name,
             source=origin,
             license_name=license_name,
+            license_accepted=license_accepted,
             quantization=config.get("quantization_config", {}).get("quant_method", "none"),
         )
     finally:

@@ -15,13 +15,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from youtu_llm import manifest
+from youtu_llm import explain, manifest
 from youtu_llm.errors import ModelError, ResourceError
 from youtu_llm.manifest import MANIFEST, File, Manifest, sha256_of
 
@@ -37,6 +37,7 @@ class ModelInfo:
     num_bytes: int
     license: str
     source: str
+    license_accepted: str = ""  # when, of a licence that must be
     problem: str = ""  # in words, if it cannot be used
 
 
@@ -95,6 +96,54 @@ def workspace(models_dir: Path, name: str) -> Iterator[Path]:
         os.close(lock)
 
 
+def remove(models_dir: Path, name: str) -> None:
+    """The model, and what an interrupted pull or import of it has left. Raises ModelError,
+    ResourceError while it is being pulled."""
+    target, partial = models_dir / check_name(name), models_dir / ".partial" / name
+    if not target.exists() and not partial.exists():
+        raise missing(models_dir, name)
+    with workspace(models_dir, name) as work:
+        if target.exists():
+            target.rename(work / "removed")  # at once: a model is whole or not there
+        for path in work.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def copy(models_dir: Path, name: str, to: str) -> Path:
+    """A copy to edit: the weights, which nobody edits, are the same files on the disk.
+
+    Raises ModelError."""
+    source, target = models_dir / check_name(name), models_dir / check_name(to)
+    if not (source / MANIFEST).exists():
+        raise missing(models_dir, name)
+    if target.exists():
+        raise ModelError(f"{to} exists: choose another name, or `youtu rm {to}` first")
+    verify(source)
+    with workspace(models_dir, to) as work:
+        staged = work / "model"
+        shutil.rmtree(staged, ignore_errors=True)  # of a copy that was interrupted
+        shutil.copytree(source, staged, copy_function=_link_weights)
+        written = msgspec.structs.replace(manifest.read(staged), name=to)
+        return _put(staged, models_dir, to, written)
+
+
+def _link_weights(source: str, target: str) -> None:
+    if source.endswith(".safetensors"):
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+def missing(models_dir: Path, name: str, also: Iterable[str] = ()) -> ModelError:
+    """The error for a name that no model has. `also`: names of those that can be pulled."""
+    there = [*(path.parent.name for path in models_dir.glob(f"*/{MANIFEST}")), *also]
+    near = explain.nearest(name, there)
+    hint = (
+        f", did you mean {near}?" if near else ": `youtu ls` and `youtu ls --available` list them"
+    )
+    return ModelError(f"no model {name} in {models_dir}{hint}")
+
+
 def require_disk(folder: Path, need_bytes: int, purpose: str) -> None:
     """Raises ResourceError, with both figures, when less than that is free on the disk."""
     free = shutil.disk_usage(folder).free
@@ -106,7 +155,14 @@ def require_disk(folder: Path, need_bytes: int, purpose: str) -> None:
 
 
 def install(
-    staged: Path, models_dir: Path, name: str, *, source: str, license_name: str, quantization: str
+    staged: Path,
+    models_dir: Path,
+    name: str,
+    *,
+    source: str,
+    license_name: str,
+    quantization: str,
+    license_accepted: str = "",
 ) -> Path:
     """Give the staged folder its manifest and move it into place, all at once."""
     config = json.loads((staged / "config.json").read_text(encoding="utf-8"))
@@ -121,7 +177,12 @@ def install(
         license_name,
         source,
         files,
+        license_accepted,
     )
+    return _put(staged, models_dir, name, written)
+
+
+def _put(staged: Path, models_dir: Path, name: str, written: Manifest) -> Path:
     text = json.dumps(msgspec.to_builtins(written), indent=2, ensure_ascii=False) + "\n"
     (staged / MANIFEST).write_text(text, encoding="utf-8")
     for path in [*staged.iterdir(), staged]:
@@ -151,9 +212,10 @@ def _info(model_dir: Path, manifest: Manifest) -> ModelInfo:
         num_bytes=sum(file.size for file in manifest.files.values()),
         license=manifest.license,
         source=manifest.source,
+        license_accepted=manifest.license_accepted,
     )
 
 
 def _unsound(model_dir: Path, problem: str) -> ModelInfo:
     num_bytes = sum(path.stat().st_size for path in model_dir.iterdir() if path.is_file())
-    return ModelInfo(model_dir.name, model_dir, "?", "?", num_bytes, "?", "?", problem)
+    return ModelInfo(model_dir.name, model_dir, "?", "?", num_bytes, "?", "?", problem=problem)

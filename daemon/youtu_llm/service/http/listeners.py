@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from youtu_llm import paths
+from youtu_llm import paths, peer
 from youtu_llm.errors import ConfigError
 from youtu_llm.service.http.connection import Connection
 from youtu_llm.service.http.head_deadline import HeadDeadline
@@ -110,9 +110,12 @@ def unix_socket(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         paths.make_socket_folder(path)
-        if _is_answering(path):
+        other = _answering(path)
+        if other is not None:
+            how = "`youtu stop`" if path == paths.socket_path() else f"`kill {other.pid}`"
             raise ConfigError(
-                f"another daemon is listening on {path}: stop it, or set service.socket"
+                f"another daemon (pid {other.pid}) is listening on {path}: {how} ends it, or set"
+                " service.socket"
             )
         path.unlink(missing_ok=True)
         os.fchmod(listener.fileno(), SOCKET_MODE)  # bind applies it, less the umask: never wider
@@ -127,21 +130,21 @@ def unix_socket(path: Path) -> socket.socket:
     return listener
 
 
-def _is_answering(path: Path) -> bool:
+def _answering(path: Path) -> peer.Peer | None:
     try:
         if not stat.S_ISSOCK(path.stat().st_mode):
             raise ConfigError(f"{path} is a file and not a socket: move it, or set service.socket")
     except FileNotFoundError:
-        return False
+        return None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_S)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            return False  # left by a daemon that was killed
+            return None  # left by a daemon that was killed
         except OSError as error:
             raise ConfigError(f"cannot probe {path}: {error.strerror or error}") from error
-    return True
+        return peer.of(probe)
 
 
 def _is_loopback(host: str) -> bool:
