@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "daemon" / "youtu_llm"
-BOTTOM = {"protocol", "config", "settings", "errors", "errortext", "paths", "postprocess"}
+BOTTOM = {"protocol", "config", "settings", "errors", "paths", "postprocess"}
 BOTTOM |= {"explain", "yamlsource", "atomicfile", "child_python", "manifest", "modelfiles"}
 BOTTOM |= {"sampling", "spans", "punctuation_table", "sentences", "peer"}
 HEAVY = {"torch", "safetensors", "numpy", "transformers", "gguf", "huggingface_hub"}
@@ -156,6 +156,10 @@ def test_bookkeeping_knows_no_torch(name: str) -> None:
         if package == "youtu_llm":
             module = "/".join(rest.split(".")[:2]) + ".py"
             assert floor_of(PACKAGE / module) == "bottom" or module in WITHOUT_TORCH, imported
+
+
+def test_every_name_of_the_bottom_floor_is_a_module() -> None:
+    assert not {name for name in BOTTOM if not (PACKAGE / f"{name}.py").is_file()}
 
 
 def test_every_folder_has_a_floor() -> None:

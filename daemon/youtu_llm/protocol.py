@@ -149,7 +149,8 @@ class Step(msgspec.Struct, tag=True, frozen=True):
 
 
 class Heartbeat(msgspec.Struct, tag=True, frozen=True):
-    """Sent by the step loop itself: before each step, when idle each second, while loading."""
+    """Sent by the step loop itself: before a step that computes prompts, else at most every 0.2 s;
+    when idle each second; while loading."""
 
     phase: Phase
     running: int = 0
@@ -173,8 +174,8 @@ ToEngine = Configure | Add | Abort | Pin | Shutdown
 FromEngine = Hello | Step | Heartbeat | Fatal
 
 _encoder = msgspec.msgpack.Encoder()
-to_engine_decoder = msgspec.msgpack.Decoder(Configure | Add | Abort | Pin | Shutdown)
-from_engine_decoder = msgspec.msgpack.Decoder(Hello | Step | Heartbeat | Fatal)
+to_engine_decoder = msgspec.msgpack.Decoder(ToEngine)
+from_engine_decoder = msgspec.msgpack.Decoder(FromEngine)
 
 HEADER = struct.Struct("<I")
 

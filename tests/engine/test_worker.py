@@ -37,7 +37,7 @@ class Engine:
     def __init__(self) -> None:
         self.socket, child = socket.socketpair()
         self.socket.settimeout(60)
-        command = [sys.executable, "-m", "youtu_llm.engine.worker", "--fd", str(child.fileno())]
+        command = [sys.executable, "-m", "youtu_llm.engine", "--fd", str(child.fileno())]
         self.process = subprocess.Popen(
             command, pass_fds=[child.fileno()], stderr=subprocess.PIPE, text=True
         )

@@ -197,7 +197,7 @@ def _next_release(old: Path, new: Path, folder: Path) -> None:
     subprocess.run(["dpkg-deb", "-R", old, tree], check=True)
     for name, before, after in (
         ("DEBIAN/control", "Version: 0.1.0", "Version: 0.1.0+next"),
-        ("usr/lib/youtu/app/youtu_llm/service/api/control.py", '{"alive"', '{"ALIVE"'),
+        ("usr/lib/youtu/app/youtu_llm/service/http/control.py", '{"alive"', '{"ALIVE"'),
         ("etc/youtu/config.yaml", "# car,", "# Next: car,"),
     ):
         file = tree / name

@@ -1,4 +1,4 @@
-"""The engine process: `python -m youtu_llm.engine.worker --fd N`.
+"""The engine process: started by `python -m youtu_llm.engine --fd N`.
 
 N is one end of a socket pair; the service holds the other. The process loads the model on
 Configure, then steps, and drains messages between steps. It exits with the service: at end of
@@ -197,7 +197,3 @@ def _fatal(link: Link, code: str, message: str, *, heals: bool) -> int:
     except Disconnected:
         log.error("the service has disconnected")
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,6 +19,8 @@ from youtu_llm.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+MODEL_FILES = ("*.json", "*.safetensors")
+
 LoadTokenizer = Callable[[Path], Tokenizer]
 
 
@@ -84,9 +86,11 @@ def _find_model(name: str) -> Path:
     except ModelError as error:
         logger.error("no model at %s", paths.model_dir(name))
         raise ModelError(f"{error.message}; then reload or restart the service") from error
-    for file in directory.iterdir():
+    for name in MODEL_FILES:
         # Otherwise the engine crashes on it and is restarted in vain.
-        if not os.access(file, os.R_OK, effective_ids=True):
+        for file in directory.glob(name):
+            if os.access(file, os.R_OK, effective_ids=True):
+                continue
             raise ModelError(
                 f"«{directory.name}/{file.name}» cannot be read by this account: `chmod a+r` it,"
                 " then reload or restart the service"

@@ -37,7 +37,7 @@ class Pipeline:
         self._admission = admission
         self._client = client
         self._metrics = metrics
-        self._board = thermal
+        self._thermal = thermal
         self._encoders = encoders
 
     @property
@@ -109,8 +109,8 @@ class Pipeline:
         return Generation(place, outputs, text, punctuation, self._metrics, prompt.num_dropped)
 
     async def _cool(self, place: Place) -> None:
-        """On a thermal that is too hot, waits until every request before this one has left."""
-        while self._board.check(place.settings.bounds.max_celsius):
+        """On a board that is too hot, waits until every request before this one has left."""
+        while self._thermal.check(place.settings.bounds.max_celsius):
             earliest = next(iter(self._admission.live.values()))
             if earliest is place or place.ending is not None:
                 return

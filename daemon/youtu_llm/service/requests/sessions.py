@@ -73,12 +73,18 @@ class Session:
     def is_speaking(self) -> bool:
         return self.newest is not None and self.newest.ending is None
 
-    def interrupt(self, num_heard: int | None = None) -> bool:
-        """Ends the running answer; returns whether there was one. The text after `num_heard`
-        characters is dropped, also of a complete answer that was not heard to its end."""
-        was_speaking = self.is_speaking
+    def end_newest(self) -> None:
         if self.newest is not None:
             self.newest.end("interrupted")
+
+    def interrupt(self, num_heard: int | None = None) -> bool:
+        """Ends the answer that is heard; returns whether there was one. A next request whose
+        prompt is still being made goes on. The text after `num_heard` characters is dropped,
+        also of a complete answer that was not heard to its end."""
+        answer = self.history.answer
+        was_speaking = answer is not None and answer.place.ending is None
+        if answer is not None:
+            answer.place.end("interrupted")
         if num_heard is not None:
             self.history = replace(self.history, num_heard=num_heard)
         return was_speaking
@@ -142,11 +148,11 @@ class Sessions:
         """The session for one request, which interrupts the one before; a new one if there is
         none, and one that is not kept without an id. `leave` follows."""
         if id is None:
-            return Session("", newest=place)
+            return Session("", newest=place, num_requests=1)
         self._forget_idle(place.settings.sessions.idle_s)
         session = self._sessions.setdefault(id, Session(id))
         self._sessions.move_to_end(id)
-        session.interrupt()
+        session.end_newest()
         session.newest = place
         session.used_at = time.monotonic()
         session.num_requests += 1
@@ -181,7 +187,9 @@ class Sessions:
 
     def delete(self, id: str) -> None:
         """Raises NotFound."""
-        self.get(id).interrupt()
+        session = self.get(id)
+        session.interrupt()
+        session.end_newest()
         del self._sessions[id]
 
     def all(self, idle_s: float) -> list[Session]:
