@@ -346,7 +346,7 @@ async def test_profile_use(daemon: Daemon, tmp_path: Path) -> None:
 
     done = await youtu(daemon, "profile", "use", "factory", "--config", str(file))
     assert done.status == 1
-    assert "keeps the profile car" in done.err
+    assert "is still on the profile car" in done.err
 
     done = await youtu(daemon, "profile", "use", "cart", "--config", str(file))
     assert (done.status, done.out) == (78, "")
@@ -370,7 +370,7 @@ async def test_a_switch_that_fails_leaves_the_file_as_it_was(
     daemon.state = "stuck"
     done = await youtu(daemon, "profile", "use", "factory", "--config", str(file))
     assert done.status == 1
-    assert done.err == f"youtu: «car» is live again. {file} is as it was before\n"
+    assert done.err == f"youtu: «car» is live again. {file} was not changed\n"
     assert (file.read_text(), file.stat().st_mtime) == ("profile: car\n", 1e9)
 
 

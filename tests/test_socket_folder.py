@@ -44,7 +44,7 @@ def test_what_another_account_may_have_made_is_refused(
     else:
         shared.mkdir(0o700)
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    with pytest.raises(ConfigError, match="only this account may enter"):
+    with pytest.raises(ConfigError, match="is accessible to other accounts"):
         Daemon.from_environ({})
-    with pytest.raises(ConfigError, match=r"only this account may enter|cannot listen"):
+    with pytest.raises(ConfigError, match=r"is accessible to other accounts|cannot listen"):
         listeners.unix_socket(shared / "youtu.sock")

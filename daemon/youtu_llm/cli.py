@@ -158,7 +158,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add(
         "--kv-cache-max-page",
         "model.kv_cache_max_page",
-        "most pages of the KV cache",
+        "maximum number of KV cache pages",
         type=int,
         metavar="N",
     )
@@ -278,18 +278,18 @@ def _profile_use(args: argparse.Namespace) -> None:
     try:
         live = daemon.call("POST", "/reload", timeout_s=RELOAD_TIMEOUT_S)["name"]
     except NothingListens:
-        print("No daemon is running: it takes effect at the next start.")
+        print("No daemon is running: the profile takes effect at the next start.")
         return
     except Refused as error:
         if error.code != "switch_failed":
             raise
         undo()
-        raise YoutuError(f"{error.message}. {file} is as it was before") from error
+        raise YoutuError(f"{error.message}. {file} was not changed") from error
     if live != args.name:
         raise YoutuError(
-            f"the daemon on {daemon.host} keeps the profile {live}: it reads another config"
+            f"the daemon on {daemon.host} is still on the profile {live}: it reads another config"
             " file, or its --profile flag or YOUTU_PROFILE has precedence."
-            f" {file} now sets {args.name} for a start without them"
+            f" {args.name} (saved in {file}) applies once they are removed"
         )
     print(f"The profile {live} is live.")
 

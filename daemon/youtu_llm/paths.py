@@ -54,7 +54,7 @@ def socket_path(environ: Environ = os.environ) -> Path:
 
 
 def refuse_foreign(socket: Path) -> None:
-    """Raises ConfigError if another account could have put `socket` where everybody may write.
+    """Raises ConfigError if another account could have put `socket` in a world-writable folder.
 
     A false daemon there would read the prompts. Other folders are guarded by their own rights.
     """
@@ -67,8 +67,8 @@ def refuse_foreign(socket: Path) -> None:
         return
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise ConfigError(
-            f"{folder} is not a folder that only this account may enter, so another account's"
-            " program may listen there: remove it, or set XDG_RUNTIME_DIR to a folder of yours"
+            f"{folder} is accessible to other accounts, one of which could replace the socket:"
+            " remove it, or set XDG_RUNTIME_DIR to a folder of yours"
         )
 
 

@@ -16,7 +16,7 @@ class Peer(NamedTuple):
 
 
 def of(connection: socket.socket) -> Peer:
-    """SO_PEERCRED of a connected Unix socket: for the client, who listened."""
+    """SO_PEERCRED of a connected Unix socket: for the client, the listening process."""
     size = struct.calcsize("3i")
     return Peer(
         *struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))

@@ -31,16 +31,24 @@ class SamplingParams:
 
     max_new_tokens: int = 256
     temperature: Annotated[float, Option("0: greedy.", 0.4, ge=0.0, le=2.0)] = 0.0
-    top_k: Annotated[int, Option("Keep the k likeliest tokens. 0: off.", 20, ge=0, le=1000)] = 0
+    top_k: Annotated[int, Option("Keep the k most likely tokens. 0: off.", 20, ge=0, le=1000)] = 0
     top_p: Annotated[
-        float, Option("Keep the likeliest tokens up to this sum.", 0.8, gt=0.0, le=1.0)
+        float,
+        Option(
+            "Keep the most likely tokens up to this cumulative probability.", 0.8, gt=0.0, le=1.0
+        ),
     ] = 1.0
     min_p: Annotated[
         float,
-        Option("Drop tokens under this share of the likeliest one's odds.", 0.0, ge=0.0, le=1.0),
+        Option(
+            "Drop tokens less likely than this fraction of the top token's probability.",
+            0.0,
+            ge=0.0,
+            le=1.0,
+        ),
     ] = 0.0
     repetition_penalty: Annotated[
-        float, Option("Above 1: less likely to say a token again.", 1.05, ge=0.5, le=2.0)
+        float, Option("Above 1: penalise tokens already used.", 1.05, ge=0.5, le=2.0)
     ] = 1.0
     seed: Annotated[
         int | None,

@@ -61,8 +61,8 @@ class ModelSection(Section):
         2048,
         ge=1,
         le=1_000_000,
-        description="Most pages (256 tokens each) of the KV cache. Memory or context may"
-        " allow fewer; /health shows which limit applies.",
+        description="Maximum number of KV cache pages (256 tokens each). Memory or context"
+        " may allow fewer; /health shows which limit applies.",
     )
 
 
@@ -90,13 +90,13 @@ class EngineSection(Section):
         0, ge=0, le=1 << 44, description="A fixed limit instead of the fraction. 0: none."
     )
     max_num_seqs: int = Field(
-        8, ge=1, le=256, description="Most answers generated at the same time."
+        8, ge=1, le=256, description="Maximum number of answers generated at the same time."
     )
     max_step_tokens: int = Field(
         512,
         ge=16,
         le=8192,
-        description="Most tokens of one step; longer prompts are split into chunks.",
+        description="Maximum number of tokens in one step; longer prompts are split into chunks.",
     )
     prefix_cache: bool = Field(True, description="Reuse the KV cache of shared prompt prefixes.")
 
@@ -119,13 +119,13 @@ class ServiceSection(Section):
         description="Host headers accepted over TCP.",
     )
     allowed_origins: tuple[HostName, ...] = Field(
-        (), max_length=32, description="Origins of browser pages that may call (CORS)."
+        (), max_length=32, description="Allowed CORS origins."
     )
     queue_size: int = Field(
         32,
         ge=0,
         le=10_000,
-        description="Most waiting requests; more are answered 429 with Retry-After.",
+        description="Maximum number of waiting requests; more are answered 429 with Retry-After.",
     )
     restart_on_failure: bool = Field(True, description="Restart a crashed engine.")
     max_restart_rate: str = Field(
@@ -166,7 +166,10 @@ class SamplingSection(Section):
 
 class BoundsSection(Section):
     max_new_tokens: int = Field(
-        4096, ge=1, le=MAX_NEW_TOKENS, description="Most new tokens a request may ask for."
+        4096,
+        ge=1,
+        le=MAX_NEW_TOKENS,
+        description="Maximum number of new tokens a request may ask for.",
     )
     max_prompt_tokens: int = Field(
         131_072, ge=1, le=131_072, description="Longest prompt accepted, in tokens."
@@ -178,7 +181,7 @@ class BoundsSection(Section):
         0,
         ge=0,
         le=1024,
-        description="End an answer when so many last tokens repeat a phrase. 0: never.",
+        description="End an answer when the last N tokens repeat a phrase. 0: never.",
     )
     max_celsius: int = Field(
         0,
@@ -206,7 +209,7 @@ class ContextSection(Section):
         0,
         ge=0,
         le=131_072,
-        description="Most tokens of prompt and answer. 0: the model's own limit.",
+        description="Maximum number of tokens of prompt and answer. 0: the model's own limit.",
     )
     long_context: bool = Field(
         False, description="Extend the context by RoPE scaling, as far as the model allows."
@@ -223,14 +226,14 @@ class SessionsSection(Section):
         32,
         ge=1,
         le=10_000,
-        description="Most sessions; beyond that the least recently used is dropped.",
+        description="Maximum number of sessions; beyond that the least recently used is dropped.",
     )
     max_tokens: int = Field(
         0,
         ge=0,
         le=131_072,
-        description="Most tokens of a conversation; beyond that its oldest turns are dropped."
-        " 0: the context's limit.",
+        description="Maximum number of tokens of a conversation; beyond that its oldest turns are"
+        " dropped. 0: the context's limit.",
     )
     idle_s: float = Field(
         1800.0, ge=1.0, le=604_800.0, description="A conversation unused for so long is dropped."

@@ -261,7 +261,7 @@ def test_an_unknown_instruction_set_is_refused() -> None:
 
 
 def test_refused_shapes_say_what_is_taken(ops: CpuOps) -> None:
-    with pytest.raises(ModelError, match="groups of 32, 64 or 128"):
+    with pytest.raises(ModelError, match="group size 32, 64 or 128"):
         ops.prepare_linear(cases.int4_weight(16, 32, group=16))
     with pytest.raises(ModelError, match="multiples of 32"):
         ops.prepare_linear(cases.int8_weight(4, 40))

@@ -70,7 +70,7 @@ def test_int4_linear(ops: CudaOps, n: int, k: int) -> None:
 
 @pytest.mark.parametrize("group", [32, 64])
 def test_other_groups_are_refused(ops: CudaOps, group: int) -> None:
-    with pytest.raises(ModelError, match="groups of 128"):
+    with pytest.raises(ModelError, match="group size 128"):
         ops.prepare_linear(cases.int4_weight(72, 384, group))
 
 

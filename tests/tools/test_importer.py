@@ -202,7 +202,7 @@ def test_a_gguf_that_is_not_understood_is_refused(gguf_file: Path, tmp_path: Pat
     whole = gguf_file.read_bytes()
     for length in (100, len(whole) // 4, len(whole) - 5000):
         (tmp_path / "cut.gguf").write_bytes(whole[:length])
-        with pytest.raises(ModelError, match="no GGUF file, or cut short"):
+        with pytest.raises(ModelError, match="is not a GGUF file, or cut short"):
             import_model(tmp_path / "cut.gguf", models_dir=tmp_path)
     other = tmp_path / "other.gguf"
     tiny_gguf.write(other, tiny_gguf.weights(), architecture="mamba")

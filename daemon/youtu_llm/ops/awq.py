@@ -25,7 +25,7 @@ def pack(values: Tensor) -> Tensor:
     """Integers 0..15 [rows, out] -> int32 [rows, out / 8]. `out` must be a multiple of 8."""
     rows, out_features = values.shape
     if out_features % 8:
-        raise ValueError(f"{out_features} output channels do not fill words of 8")
+        raise ValueError(f"{out_features} output channels are not a multiple of 8")
     channels = values.to(torch.int32).view(rows, out_features // 8, 8)
     words = torch.zeros_like(channels[..., 0])
     for nibble, channel in enumerate(NIBBLE_CHANNEL):

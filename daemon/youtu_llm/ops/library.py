@@ -155,7 +155,7 @@ def find(backend: str) -> Path:
         if (place / name).is_file():
             return place / name
     raise ModelError(
-        f"{name} is in none of {', '.join(map(str, places))}: install the package with"
+        f"{name} not found in {', '.join(map(str, places))}: install the package with"
         " `pip install .`, or set engine.kernels to reference"
     )
 

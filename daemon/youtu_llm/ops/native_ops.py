@@ -104,8 +104,8 @@ class NativeOps(Ops):
         if size == 0:
             raise ModelError(
                 f"INT4 weight [{out_features}, {in_features}] in groups of {group}: the "
-                f"{self.name.upper()} kernels take groups of {self.groups}, whole groups and "
-                "multiples of 8 outputs"
+                f"{self.name.upper()} kernels need group size {self.groups}, inputs a "
+                "multiple of it, outputs a multiple of 8"
             )
         packed = self._memory.empty(size)
         qweight = weight.qweight.to(self.device).contiguous()

@@ -26,7 +26,9 @@ class Metrics:
         )
         self.queue = histogram("youtu_queue_seconds", "Time in the queue", buckets=_SLOW)
         self.cancel_to_free = histogram(
-            "youtu_cancel_to_free_seconds", "Time from an abort to its release", buckets=_FAST
+            "youtu_cancel_to_free_seconds",
+            "Time from an abort to the release of the request's pages",
+            buckets=_FAST,
         )
         self.requests = counter(
             "youtu_requests", "Finished requests by finish reason", ["finish_reason", "profile"]
@@ -35,7 +37,9 @@ class Metrics:
             "youtu_refused", "Requests rejected or failed by error code", ["code"]
         )
         self.first_word_missed = counter(
-            "youtu_first_word_missed", "Responses that missed budget.first_word_ms", ["profile"]
+            "youtu_first_word_missed",
+            "Responses that missed budget.first_word_ms (time to first token)",
+            ["profile"],
         )
         self.prompt_tokens = counter("youtu_prompt_tokens", "Prompt tokens, cached ones included")
         self.cached_tokens = counter(
@@ -48,7 +52,7 @@ class Metrics:
         self._unpunctuated = gauge(
             "youtu_punctuation_failures", "Responses whose punctuation repair failed"
         )
-        self._degraded = gauge("youtu_degraded", "Entries of degraded in /health")
+        self._degraded = gauge("youtu_degraded", "Number of entries in degraded of /health")
         self._pages = gauge("youtu_pages", "KV cache pages of 256 tokens", ["kind"])
         self._memory = gauge("youtu_memory_bytes", "Engine memory in bytes", ["kind"])
         self._celsius = gauge("youtu_temperature_celsius", "Temperature by thermal zone", ["zone"])

@@ -127,7 +127,7 @@ class Tokenizer:
         except jinja2.TemplateError as error:
             raise ModelError(f"the model's chat template failed: {error}") from error
         if cut not in text:
-            raise InvalidRequest("this model's chat template leaves earlier answers out")
+            raise InvalidRequest("this model's chat template omits earlier answers")
         text = text.partition(cut)[2] if cut else text
         ids: list[int] = []
         for at, part in enumerate(self._control_token.split(text)):

@@ -29,7 +29,9 @@ class GgufModel:
         try:
             self.reader = GGUFReader(path)
         except (ValueError, IndexError) as error:  # a truncated file ends in the middle of a field
-            raise ModelError(f"{path} is no GGUF file, or cut short: download it again") from error
+            raise ModelError(
+                f"{path} is not a GGUF file, or cut short: download it again"
+            ) from error
         name = self.field("general.architecture")
         known = {e.gguf.name: (key, e.gguf) for key, e in ARCHITECTURES.items() if e.gguf}
         if name not in known:

@@ -199,7 +199,7 @@ def plan_of(tensor: SourceTensor, *, quantize: bool, dtype: Dtype) -> dict[str, 
     if in_features % GROUP_SIZE or out_features % 8:
         raise ModelError(
             f"{module} is {in_features} x {out_features}: INT4 needs inputs in groups of"
-            f" {GROUP_SIZE} and outputs in words of 8; import it unquantised"
+            f" {GROUP_SIZE} and outputs a multiple of 8; import it unquantised"
         )
     num_groups = in_features // GROUP_SIZE
     return {

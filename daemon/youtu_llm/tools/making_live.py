@@ -78,7 +78,7 @@ def ensure(target: Target, *, switch: bool, accept_license: bool) -> Daemon:
             with bar.spinner(f"{target} is loaded again"):
                 daemon.call("POST", "/reload", timeout_s=RELOAD_TIMEOUT_S)
     else:
-        target.load()  # raises ConfigError for what is no profile
+        target.load()  # raises ConfigError for what is not a profile
         if target.model and not _is_here(target.model):
             _find(target.model)
         if not switch:
@@ -112,14 +112,14 @@ def _start(target: Target, *, accept_license: bool) -> None:
             f"the daemon has ended; {background.log_file()} says:\n{background.last_words()}"
         ) from error
     if not target.is_live(report):  # another `youtu run` was first
-        raise YoutuError(f"{_live(report)} is live by now: run the same command again")
+        raise YoutuError(f"{_live(report)} was loaded in the meantime: run the same command again")
 
 
 def _confirm(target: Target, report: Mapping[str, Any]) -> None:
     """Raises YoutuError unless the answer is that the one that is live may be ended."""
     question = f"{_live(report)} is live. End it, for all its clients, for {target}?"
     if not (sys.stdin.isatty() and confirm(question)):
-        raise YoutuError(f"{_live(report)} is live and not {target}: add --switch to change that")
+        raise YoutuError(f"{_live(report)} is loaded, not {target}: add --switch to replace it")
 
 
 def _switch(target: Target, daemon: Daemon, *, accept_license: bool) -> None:
@@ -157,7 +157,7 @@ def _find(model: str) -> CatalogueEntry:
     from youtu_llm.tools.catalogue import catalogue
 
     if "/" in model:
-        raise ModelError(f"{model} holds no config.json: it is no model directory")
+        raise ModelError(f"{model} has no config.json: it is not a model directory")
     known = catalogue()
     if model not in known:
         raise model_dir.missing(paths.models_dir(), model, also=known)

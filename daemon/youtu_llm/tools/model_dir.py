@@ -110,7 +110,7 @@ def remove(models_dir: Path, name: str) -> None:
 
 
 def copy(models_dir: Path, name: str, to: str) -> Path:
-    """A copy to edit: the weights, which nobody edits, are the same files on the disk.
+    """A copy to edit: the weights, which are never edited, are the same files on the disk.
 
     Raises ModelError."""
     source, target = models_dir / check_name(name), models_dir / check_name(to)

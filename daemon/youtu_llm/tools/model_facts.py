@@ -16,7 +16,7 @@ def show(name: str) -> str:
     folder = paths.model_dir(name)
     if not (folder / "config.json").is_file():
         if "/" in name:
-            raise ModelError(f"{folder} holds no config.json: it is no model directory")
+            raise ModelError(f"{folder} has no config.json: it is not a model directory")
         raise model_dir.missing(paths.models_dir(), name)
     config = _json(folder / "config.json")
     rows = [

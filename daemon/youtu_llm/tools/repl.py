@@ -87,7 +87,8 @@ class Repl:
 
     def _session(self, name: str) -> None:
         self._chat.session = name
-        print(f"The daemon keeps the conversation {name}." if name else "It is kept here.")
+        place = f"the daemon (session {name})" if name else "this client"
+        print(f"Conversation stored in {place}.")
 
     def _set(self, rest: str) -> None:
         key, _, value = rest.partition(" ")

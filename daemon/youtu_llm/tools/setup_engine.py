@@ -104,7 +104,7 @@ def setup(
     if only_say:
         return
     if ask and not _confirmed():
-        raise YoutuError("nothing was changed: answer y, or give --yes")
+        raise YoutuError("cancelled, nothing changed; answer y or pass --yes")
     if todo.steps:
         print(f"made {carry_out(todo, path)}")
     configure.set_value(file, "engine.python", todo.python)

@@ -71,7 +71,7 @@ class HubSource:
         )
         siblings = [s for s in info.siblings or [] if _is_wanted(s.rfilename, wanted.file)]
         if not siblings:
-            raise DownloadError(f"the repository holds no {wanted.file or 'model'}")
+            raise DownloadError(f"no {wanted.file or 'model'} in the repository")
         return siblings, info.sha or "main"
 
     def _fetch_file(

@@ -83,7 +83,7 @@ def _fetch(entry: CatalogueEntry, download: Path) -> tuple[Path, Source]:
             return source.fetch(entry.wanted, download), source
         except DownloadError as error:
             reasons.append(f"{source}: {error}")
-            console.print(f"  not there: {error}", markup=False)
+            console.print(f"  not available: {error}", markup=False)
     what = entry.wanted.file or f"the files of {entry.title}"
     raise DownloadError(
         f"{entry.name} could not be fetched:\n"

@@ -110,7 +110,7 @@ async def test_clear_session_save_and_load(
     terminal.type("/load /nowhere/x\n")
     await terminal.wait_for("youtu: /nowhere/x: No such file")
     terminal.type("/session driver\n")
-    await terminal.wait_for("keeps the conversation driver.")
+    await terminal.wait_for("stored in the daemon (session driver).")
     await ask(terminal, "fourth\n")
     assert daemon.bodies[-1]["session"] == "driver"
     assert [m["content"] for m in daemon.bodies[-1]["messages"]] == ["fourth"]

@@ -55,13 +55,13 @@ def test_another_live_model_is_ended_only_when_it_may_be(person: Person) -> None
     done = person.youtu("run", "two", "x")
     assert done.returncode == 1
     assert done.stderr == (
-        "youtu: one (profile:default) is live and not two: add --switch to change that\n"
+        "youtu: one (profile:default) is loaded, not two: add --switch to replace it\n"
     )
     done = person.youtu("run", "two", "--switch", "y")
     assert (done.stdout, done.stderr, done.returncode) == ("y\n", "", 0)
     assert "model     two\n" in person.youtu("status").stdout
     pid = daemon_pid(person)
-    assert "is live and not profile:car" in person.youtu("run", "profile:car", "x").stderr
+    assert "is loaded, not profile:car" in person.youtu("run", "profile:car", "x").stderr
     assert person.youtu("run", "profile:car", "--switch", "z").stdout == "z\n"
     assert "profile   car\n" in person.youtu("status").stdout
     assert daemon_pid(person) == pid  # a profile changes without a restart
@@ -73,7 +73,7 @@ def test_another_live_model_is_ended_only_when_it_may_be(person: Person) -> None
         ("phi-3", "did you mean phi-2?"),
         ("nothing-like-it", "`youtu ls --available` list them"),
         ("profile:cra", "did you mean car"),
-        ("./nowhere", "it is no model directory"),
+        ("./nowhere", "it is not a model directory"),
         ("profile:", "give a model's name, or profile:NAME"),
     ],
 )

@@ -236,7 +236,7 @@ class Supervisor:
             hello.memory.total / 1e9,
         )
         logger.info(
-            "%s on %s | %d cache pages, bound by %s | context %d tokens",
+            "%s on %s | %d cache pages, limited by %s | context %d tokens",
             hello.architecture,
             hello.backend,
             hello.pages.limit,

@@ -17,7 +17,7 @@ def add(command: Command) -> None:
     """Add the commands, by `command(name, run, help)`."""
     for verb in ("start", "restart", "enable"):
         command(verb, _systemctl, f"{verb} the service").set_defaults(verb=verb)
-    command("stop", _stop, "end the daemon: this account's own, or else the service")
+    command("stop", _stop, "stop your own daemon, or the service if you have none")
     command("reload", _reload, "make the daemon read its configuration again, and wait for it")
     logs = command("logs", _logs, "print the last lines of the daemon's log")
     logs.add_argument("-f", "--follow", action="store_true", help="print new lines as they come")
@@ -77,5 +77,5 @@ def _socket(args: argparse.Namespace) -> None:
 
     daemon = Daemon.from_environ()
     if daemon.socket_path is None:
-        raise YoutuError(f"YOUTU_HOST names {daemon.host}, which is no Unix socket")
+        raise YoutuError(f"YOUTU_HOST names {daemon.host}, which is not a Unix socket")
     print(daemon.socket_path)

@@ -26,12 +26,12 @@ def add(command: Command) -> None:
     add_license(pull)
     listing = command("list", _list, "list the models on this machine", aliases=("ls", "models"))
     listing.add_argument("--available", action="store_true", help="list what can be pulled instead")
-    show = command("show", _show, "print the facts of a model")
+    show = command("show", _show, "show a model's details")
     show.add_argument("name", metavar="MODEL", help="a name, or a directory with a slash")
     remove = command("rm", _rm, "remove models from this machine")
     remove.add_argument("names", nargs="+", metavar="MODEL")
     copy = command(
-        "cp", _cp, "copy a model under another name, its weights on the same disk blocks"
+        "cp", _cp, "copy a model under another name, its weights hard-linked, not copied"
     )
     copy.add_argument("name", metavar="MODEL")
     copy.add_argument("to", metavar="NAME")

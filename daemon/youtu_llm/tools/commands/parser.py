@@ -8,13 +8,13 @@ from typing import Any
 GUIDE = """\
 A language model on this machine.
 
-  youtu run qwen2.5-coder-0.5b      get a model, start it and talk to it
+  youtu run qwen2.5-coder-0.5b      download and start a model, then chat
   youtu run MODEL '你好'            the same, for one question
   youtu run profile:car             the same, under a scenario profile
   youtu ls --available              what can be pulled
   youtu status; youtu ps            how the daemon is, what it answers now
   youtu profile ls                  the scenario profiles
-  youtu stop                        end the daemon
+  youtu stop                        stop the daemon
 
 `youtu --help` lists every command, `youtu COMMAND --help` its options."""
 

@@ -19,11 +19,11 @@ def add(command: Command) -> None:
     """Add the commands, by `command(name, run, help)`."""
     sampling = {name: kind for name, (kind, _) in _sampling().items()}
     kinds: Kinds = {**sampling, "stop": str.split, "postprocess": _is_on, "priority": _priority}
-    run = command(
-        "run", lambda args: _run(args, kinds), "get a model, start a daemon with it, and talk"
-    )
+    run = command("run", lambda args: _run(args, kinds), "download and start a model, then chat")
     run.add_argument("target", metavar="MODEL|profile:NAME", help="or a directory")
-    run.add_argument("--switch", action="store_true", help="end another model without asking")
+    run.add_argument(
+        "--switch", action="store_true", help="replace the loaded model without asking"
+    )
     add_license(run)
     chat = command(
         "chat", lambda args: _chat(args, kinds), "ask the daemon, once or in a conversation"
@@ -48,7 +48,7 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--stop", action="append", metavar="TEXT", help="end the answer there; may be repeated"
     )
-    group.add_argument("--priority", choices=PRIORITIES, help="beside other requests")
+    group.add_argument("--priority", choices=PRIORITIES, help="scheduling priority of the request")
     group.add_argument(
         "--postprocess",
         action=argparse.BooleanOptionalAction,

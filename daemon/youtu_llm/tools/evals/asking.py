@@ -72,7 +72,7 @@ def ask_all(
             what = "another model" if row["digest"] != now.digest else "another profile"
             raise InvalidRequest(
                 f"{results.path} has answers of {row['model']} when that was {what}"
-                f" (profile {row['profile']}; now {now.profile}): choose another file by --out,"
+                f" (profile {row['profile']}; now {now.profile}): choose another file with --out,"
                 " or remove it"
             )
     known = {(row["model"], row["id"]) for row in results.rows}

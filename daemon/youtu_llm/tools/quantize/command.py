@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="FILE",
-        help="texts to calibrate on, each for an equal share (else a set that comes along)",
+        help="texts to calibrate on, weighted equally (default: the bundled set)",
     )
     parser.add_argument("--w-bit", type=int, choices=(4,), default=4, help="(%(default)s)")
     parser.add_argument(
@@ -46,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=_names,
         default=(),
         metavar="NAME,...",
-        help="linears kept in INT8, by the beginnings of their names: kv_b,down",
+        help="linears kept in INT8: name prefixes, e.g. kv_b,down",
     )
 
 

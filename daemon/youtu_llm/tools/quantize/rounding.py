@@ -119,7 +119,7 @@ def _quantise_linear(
     if in_features % recipe.group_size or out_features % 8:
         raise ModelError(
             f"{'|'.join(names)} is {in_features} x {out_features}: INT4 needs inputs in groups of"
-            f" {recipe.group_size} (--group-size) and outputs in words of 8"
+            f" {recipe.group_size} (--group-size) and outputs a multiple of 8"
         )
     if compensate:
         parts = gptq.quantize(weight, stats, recipe.group_size)
