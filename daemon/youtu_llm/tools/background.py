@@ -14,7 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TextIO
 
 from youtu_llm import child_python, paths, peer
 from youtu_llm.errors import YoutuError
@@ -23,6 +25,7 @@ from youtu_llm.tools.client import Daemon
 
 STOP_TIMEOUT_S = 60.0  # its answers may finish: service.drain_timeout_s
 INIT_PID = 1
+START_TIMEOUT_S = 10.0  # until a process that is being started has its number
 
 
 def log_file() -> Path:
@@ -49,6 +52,7 @@ def start(*flags: str) -> subprocess.Popen[bytes] | None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
+        file.truncate(0)  # the number of an earlier one
         with contextlib.suppress(FileNotFoundError):
             os.replace(log_file(), log_file().with_suffix(".log.1"))
         with open(os.open(log_file(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
@@ -60,7 +64,6 @@ def start(*flags: str) -> subprocess.Popen[bytes] | None:
                 pass_fds=(file.fileno(),),  # and with it the lock
                 start_new_session=True,
             )
-        file.truncate(0)
         file.write(f"{process.pid}\n")
     return process
 
@@ -83,7 +86,19 @@ def own_pid() -> int | None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return int(file.read())
+            return _read_pid(file)
+    return None
+
+
+def _read_pid(file: TextIO) -> int | None:
+    """Whoever took the lock writes the number as soon as the process has one."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        file.seek(0)
+        text = file.read()
+        if text.endswith("\n"):
+            return int(text)
+        time.sleep(0.01)
     return None
 
 
