@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import psutil
 
+from youtu_llm import peer
 from youtu_llm.errors import ResourceError, YoutuError
 
 TIMEOUT_S = 900.0
@@ -298,8 +299,7 @@ def _processes_of(socket_path: str | None, url: str) -> list[psutil.Process]:
 def _peer(path: str) -> int:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
-        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int.from_bytes(credentials[:4], "little")
+        return peer.of(client).pid
 
 
 def _listener(port: int) -> int:

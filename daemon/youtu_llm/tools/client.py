@@ -6,11 +6,12 @@ account, or else the system's. YOUTU_API_KEY is sent as the bearer key.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import socket
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,24 +77,16 @@ class Daemon:
         also: tuple[int, ...] = (),
     ) -> Any:
         """The JSON of the answer. `also`: error statuses whose body is an answer too."""
-        connection = self._connect(timeout_s)
-        try:
+        with self._connection(timeout_s) as connection:
             response = self._send(connection, method, path, body)
             if response.status not in also:
                 self._refuse_errors(response)
             return json.loads(response.read(MAX_BODY_BYTES))
-        except (OSError, http.client.HTTPException) as error:
-            raise self._lost(error) from error
-        except ValueError as error:
-            raise Unreachable(f"{self.host} does not answer as a youtu daemon does") from error
-        finally:
-            connection.close()
 
     def events(self, path: str, body: Any) -> Generator[tuple[str, Any], None, None]:
         """(event, data) of a streamed answer. Closing the iterator disconnects, which cancels
         the answer; an end without a last event is an error."""
-        connection = self._connect(ANSWER_TIMEOUT_S)
-        try:
+        with self._connection(ANSWER_TIMEOUT_S) as connection:
             response = self._send(connection, "POST", path, body)
             self._refuse_errors(response)
             name, data = "", ""
@@ -106,6 +99,13 @@ class Daemon:
                 elif not line.strip() and data:
                     yield name, json.loads(data)
                     name, data = "", ""
+
+    @contextlib.contextmanager
+    def _connection(self, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
+        """One connection, whose failures raise Unreachable."""
+        connection = self._connect(timeout_s)
+        try:
+            yield connection
         except (OSError, http.client.HTTPException) as error:
             raise self._lost(error) from error
         except ValueError as error:

@@ -23,7 +23,7 @@ from youtu_llm import explain
 from youtu_llm.errors import InvalidRequest, UnsupportedMediaType
 from youtu_llm.sampling import MAX_NEW_TOKENS, OPTIONS
 from youtu_llm.service.requests.options import Priority
-from youtu_llm.settings import with_options
+from youtu_llm.settings import StopString, with_options
 
 MAX_BODY_BYTES = 1 << 20
 MAX_MESSAGES = 512
@@ -31,7 +31,6 @@ MAX_SHOWN_CHARS = 200  # of a client's own text in an error message
 
 Text = Annotated[str, StringConstraints(max_length=MAX_BODY_BYTES)]
 Name = Annotated[str, StringConstraints(max_length=200)]
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 StopStrings = Annotated[list[StopString], Field(max_length=8)]
 NewTokens = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)]
 SessionName = Annotated[
